@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from tests.faults.doors import LINE, Door, certificates, healthy, running_agent, shows
@@ -83,6 +85,32 @@ async def test_an_answer_may_take_longer_than_a_connection_may_ask_for_nothing(
         engine.release.set()
         await reader.readuntil(b"two\n\n")
         writer.close()
+        await until(lambda: agent.tunnels.open == 0)
+
+
+async def test_a_gateway_that_has_left_the_file_reads_its_answers_and_asks_nothing_more(
+    tmp_path: Path,
+) -> None:
+    async with tunnels(tmp_path) as (agent, engine, door):
+        reader, writer, _ = await tunnel(door, engine)
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n")
+        await reader.readuntil(b"one\n\n")
+        async with aiohttp.ClientSession() as http:
+            news = [
+                await http.get(f"{agent.admin_url}{path}", ssl=door.tls)
+                for path in ("/cache/events", "/links/events", "/engines/d/kv-events")
+            ]
+            for stream in news:
+                assert await stream.content.readany()
+            others = msgspec.structs.replace(agent.settings, gateways=frozenset({"other"}))
+            await agent.take(others)
+            for stream in news:
+                await asyncio.wait_for(stream.content.read(), 30)
+        engine.release.set()
+        await reader.readuntil(b"two\n\n")
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert b"200 OK" not in await reader.read()
         await until(lambda: agent.tunnels.open == 0)
 
 

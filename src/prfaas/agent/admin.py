@@ -141,6 +141,8 @@ class Admin:
         await response.prepare(request)
         deflate = Deflater()
         async for frames in record.follow(request.query.get("epoch", ""), number):
+            if not self._peers.is_gateway(request.transport):
+                break  # It has left the file.
             await response.write(deflate(frames))
             await asyncio.sleep(0)  # Of all that is held no piece makes others wait for the next.
         return response
@@ -216,6 +218,8 @@ class Admin:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         async for news in self._feed.follow():
+            if not self._peers.is_gateway(request.transport):
+                break
             await response.write(msgspec.json.encode(news) + b"\n")
             await asyncio.sleep(0)  # It may be much: others get their turns.
         return response
@@ -265,13 +269,14 @@ class Admin:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         last, silent_s = b"", 0.0
-        while True:
+        while self._peers.is_gateway(request.transport):
             line = msgspec.json.encode(LinkStates(list(self._link.states()))) + b"\n"
             if line != last or silent_s >= LINK_EVENT_PAUSE_S:
                 await response.write(line)
                 last, silent_s = line, 0.0
             await asyncio.sleep(LINK_EVENT_PERIOD_S)
             silent_s += LINK_EVENT_PERIOD_S
+        return response
 
 
 async def _say_version(request: web.Request, response: web.StreamResponse) -> None:

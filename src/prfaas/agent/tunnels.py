@@ -73,6 +73,11 @@ class Tunnels:
             return 404, None
         return (200, target) if len(self._open) < self.most else (503, None)
 
+    def may_ask(self, transport: asyncio.Transport) -> bool:
+        """Whether a tunnel's other end may ask for more: a gateway that has left the file reads
+        answers to their end, and that is all."""
+        return self._peers.is_gateway(transport)
+
     def refuse(self, status: int, transport: asyncio.Transport, head: bytes) -> None:
         """Say so, and end it."""
         cause = _CAUSES[status]
@@ -108,6 +113,9 @@ class _Near(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._far is not None:
+            if not self._tunnels.may_ask(self._transport):
+                self.abort()
+                return
             self._tunnels.to_engines_bytes += len(data)
             self._far.write(data)
             return

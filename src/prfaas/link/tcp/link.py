@@ -119,8 +119,9 @@ class TcpLink:
         max_incoming_connections: int = LEAST_INCOMING,
     ) -> None:
         """Other peers than before, while everything goes on between those that stay. Transfers to
-        one that has left fail; one that may push no more is refused when it dials again."""
-        self._acceptor.accept_from = accept_from
+        one that has left fail; one that may push no more ends what it has begun, and begins
+        nothing."""
+        self._acceptor.accept_from = self._receiving.accept_from = accept_from
         self._receiving.most_connections = max_incoming_connections
         if self.workers is not None:
             self.workers.push_from(accept_from)

@@ -48,7 +48,8 @@ class ReceivingDriver:
         )
         self.silence_s = config.silence_s
         self.most_connections = config.max_incoming_connections
-        """May be set to another value at any time."""
+        self.accept_from = config.accept_from
+        """See `TcpLinkConfig`; may be set to other values at any time."""
         pump: EventPump[Event] = EventPump(self.lock, self.end.events, self._deliver)
         self.deliver_events = pump.drain
         self._config, self._sink = config, sink
@@ -108,7 +109,9 @@ class ReceivingDriver:
             return copy.copy(self.end.counters)
 
     def ask(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
-        """The sink's answer to an offer."""
+        """The sink's answer to an offer; ours to who may push no more, though it is connected."""
+        if self.accept_from is not None and peer not in self.accept_from:
+            return Refusal(f"agent {peer!r} may not push to this one any more")
         # The sink must have heard of an older epoch's end before it is asked about the next.
         self.deliver_events()
         return ScratchMemory() if is_link_test(offer) else self._sink.offered(peer, offer)

@@ -120,6 +120,10 @@ def test_peers_come_and_go_while_the_link_runs(open_link: Open) -> None:
     assert send(east, "west", 1.0) != ["complete"]
     west.reconfigure({}, frozenset({"east"}))
     assert send(east, "west", 20.0) == ["complete"]
+    west.reconfigure({}, frozenset())
+    assert send(east, "west", 20.0) == ["agent 'east' may not push to this one any more"]
+    assert west.counters().incoming_connections > 0
+    west.reconfigure({}, frozenset({"east"}))
     assert east.reconfigure(peers, frozenset()) is None
     assert send(east, "west", 20.0) == ["complete"]
     east.reconfigure({}, frozenset())
