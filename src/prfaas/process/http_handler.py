@@ -121,8 +121,8 @@ class StrangersHandler(web.RequestHandler):
 
     def end_if_idle(self) -> None:
         """End it at once where no request is under way and all that was said has been sent. A peer
-        that is told first, over TLS, should say that it has heard of it: where it does not,
-        uvloop's loop would not close."""
+        that is told first, over TLS, has half a minute to say that it has heard of it, and the
+        connection is open until then."""
         under_way = self._current_request is not None or self._answered is not None
         if self._open is None or self._messages or under_way:
             return
