@@ -2,16 +2,19 @@
 
 Each pod has its network namespace (`prfaas.testing.sites`), and each of its containers image, user,
 capabilities, read-only root, memory limit, environment and volumes as the manifest says. Start-up
-probes are waited for, readiness probes are asked. What an API server does is not here: Services,
-NetworkPolicies, restarts. Needs root, podman and runc.
+probes are waited for, readiness probes are asked. What cert-manager's driver mounts is made by our
+own authority. What an API server does is not here: Services, NetworkPolicies, restarts. Needs root,
+podman and runc.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +24,7 @@ from typing import Any, Self
 import yaml
 
 from prfaas.testing.sites import Sites
+from prfaas.tls.authority import issue
 
 Object = dict[str, Any]
 _PODMAN = ("podman", "--runtime", "runc")
@@ -42,6 +46,7 @@ class Pod:
         hosts: what names resolve to, as a cluster's DNS would say.
         base: the rendered base, which holds what its ConfigMap is made of.
         secrets: name of a Secret -> its keys and values.
+        authority: the directory of the authority that certificates are of.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Pod:
         hosts: Mapping[str, str],
         base: Path,
         secrets: Mapping[str, Mapping[str, str]],
+        authority: Path,
     ) -> None:
         self.name, self.address = name, sites.address(name)
         self.seen_at = sites.management_address(name)
@@ -60,13 +66,15 @@ class Pod:
         self._namespace = sites.namespace(name)
         self._spec = workload["spec"]["template"]["spec"]
         self._hosts, self._base, self._secrets = hosts, base, secrets
+        self._authority = authority
         self._cleanup = contextlib.ExitStack()
-        self._volumes: dict[str, Path] = {}
+        self.volumes: dict[str, Path] = {}
+        """Where they lie on this computer."""
 
     def __enter__(self) -> Self:
         try:
             for volume in self._spec["volumes"]:
-                self._volumes[volume["name"]] = self._volume(volume)
+                self.volumes[volume["name"]] = self._volume(volume)
             for container in self._spec["initContainers"]:
                 self._start(container)
                 self.wait(container)
@@ -99,9 +107,11 @@ class Pod:
                     raise RuntimeError(f"{what} of {self._id(container)}: {self.log(container)}")
                 time.sleep(0.5)
 
-    def run_hook(self, container: Object, which: str) -> None:
-        """``postStart`` or ``preStop``, as a kubelet runs it; raises where it fails."""
-        _podman("exec", self._id(container), *container["lifecycle"][which]["exec"]["command"])
+    def run_hook(self, container: Object, which: str) -> str:
+        """``postStart`` or ``preStop``, as a kubelet runs it: what it says; raises where it
+        fails."""
+        command = container["lifecycle"][which]["exec"]["command"]
+        return _podman("exec", self._id(container), *command)
 
     def stop(self, container: Object) -> int:
         """As when a pod ends: the hook, then SIGTERM; the exit status (137: it was killed)."""
@@ -110,10 +120,34 @@ class Pod:
         _podman("stop", "--time", grace, self._id(container))
         return int(_podman("inspect", "--format", "{{.State.ExitCode}}", self._id(container)))
 
+    def get(self, asked: Object) -> str | None:
+        """What is answered to ``httpGet`` of a probe, as a kubelet asks: it has no certificate, and
+        looks at none. None: nothing, or an error."""
+        scheme, port = asked.get("scheme", "HTTP").lower(), self._port(asked["port"])
+        done = self.run("curl", "--silent", "--fail", "--insecure", "--max-time", "5",
+                        f"{scheme}://{self.address}:{port}{asked['path']}")  # fmt: skip
+        return done.stdout if done.returncode == 0 else None
+
+    def run(self, *command: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """A command of this computer in the pod's network."""
+        whole = ["ip", "netns", "exec", self._namespace, *command]
+        return subprocess.run(whole, check=False, input=given, capture_output=True, text=True)
+
+    def completes(self, port: int, prompt: list[int]) -> Object:
+        """What its engine at ``port`` answers to whoever asks from within the pod."""
+        script = (
+            "import json, sys; from prfaas.testing.comparing import complete; "
+            f"print(json.dumps(complete('http://127.0.0.1:{port}', None, json.load(sys.stdin))[0]))"
+        )
+        done = self.run(sys.executable, "-c", script, given=json.dumps(prompt))
+        assert done.returncode == 0, done.stderr
+        found: Object = json.loads(done.stdout)
+        return found
+
     def log(self, container: Object) -> str:
         """The end of what it has said."""
         told = subprocess.run(
-            [*_PODMAN, "logs", "--tail", "40", self._id(container)],
+            [*_PODMAN, "logs", "--tail", "200", self._id(container)],
             check=False, capture_output=True, text=True,
         )  # fmt: skip
         return told.stdout + told.stderr
@@ -126,13 +160,12 @@ class Pod:
         return running.strip() == "true"
 
     def _passes(self, container: Object, probe: Object) -> bool:
-        if "exec" in probe:
-            command = [*_PODMAN, "exec", self._id(container), *probe["exec"]["command"]]
-        else:
-            asked = probe["httpGet"]
-            command = ["ip", "netns", "exec", self._namespace, "curl", "--silent", "--fail",
-                       "--max-time", "5", f"http://{self.address}:{self._port(asked['port'])}"
-                       f"{asked['path']}"]  # fmt: skip
+        if "httpGet" in probe:
+            return self.get(probe["httpGet"]) is not None
+        if "tcpSocket" in probe:
+            opens = f"exec 3<>/dev/tcp/{self.address}/{self._port(probe['tcpSocket']['port'])}"
+            return self.run("bash", "-c", opens).returncode == 0
+        command = [*_PODMAN, "exec", self._id(container), *probe["exec"]["command"]]
         return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
     def _port(self, port: int | str) -> int:
@@ -156,10 +189,13 @@ class Pod:
             "--memory", container["resources"]["limits"]["memory"].lower().removesuffix("i"),
         ]  # fmt: skip
         arguments += [f"--env={name}={value}" for name, value in environment.items()]
-        arguments += [f"--add-host={name}:{address}" for name, address in self._hosts.items()]
+        # `prfaas members` asks for whole names, with their last dot.
+        names = [(f"{name}{dot}", at) for name, at in self._hosts.items() for dot in ("", ".")]
+        arguments += [f"--add-host={name}:{address}" for name, address in names]
         for mount in container["volumeMounts"]:
             how = "ro" if mount.get("readOnly") else "rw"
-            arguments.append(f"--volume={self._volumes[mount['name']]}:{mount['mountPath']}:{how}")
+            lies = self.volumes[mount["name"]] / mount.get("subPath", "")
+            arguments.append(f"--volume={lies}:{mount['mountPath']}:{how}")
         _podman(*arguments, container["image"], *command)
         self._cleanup.callback(_podman, "rm", "--force", "--time", "20", self._id(container))
 
@@ -172,10 +208,19 @@ class Pod:
         for key, value in self._secrets.get(volume.get("secret", {}).get("secretName"), {}).items():
             (path / key).write_text(value)
             (path / key).chmod(volume["secret"]["defaultMode"])
+        if "csi" in volume:
+            self._certify(path, volume["csi"]["volumeAttributes"]["csi.cert-manager.io/dns-names"])
         for entry in (path, *path.iterdir()):
             os.chown(entry, 0, self._spec["securityContext"]["fsGroup"])
         path.chmod(0o2775)
         return path
+
+    def _certify(self, path: Path, name: str) -> None:
+        """What cert-manager's driver writes."""
+        files = issue(self._authority, name.replace("${POD_NAME}", self.name))
+        for key, file in (("ca.crt", files.ca), ("tls.crt", files.cert), ("tls.key", files.key)):
+            shutil.copy(file, path / key)
+            (path / key).chmod(0o440)
 
 
 def _expanded(word: str, environment: Mapping[str, str]) -> str:
