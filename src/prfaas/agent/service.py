@@ -234,15 +234,19 @@ async def _watch_certificates(tls: LiveTls, peers: Peers) -> None:
             _renew(tls)
             warned_at = -inf
         seen = now
-        ended = [*tls.end_untrusted(now=time.time()), *peers.end_untrusted(now=time.time())]
-        for line in ended:
-            log.warning("%s", line)
+        try:
+            ended = [*tls.end_untrusted(now=time.time()), *peers.end_untrusted(now=time.time())]
+        except Exception:
+            log.exception("a fault of ours with connections' certificates; the agent goes on")
+        else:
+            for line in ended:
+                log.warning("%s", line)
 
 
 def _renew(tls: LiveTls) -> None:
     try:
         tls.read(tls.files)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         log.error("the new certificates are refused, all stays as it was: %s", error)
         tls.refuse_until_changed()
     else:

@@ -13,7 +13,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from prfaas.core.handoff import DeadlineS, Readers, RequestContext, TransferId
+from prfaas.core.handoff import DeadlineS, Readers, RequestContext, Tokens, TransferId
 
 Rank = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -27,7 +27,7 @@ class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     transfer_id: TransferId
     rank: Rank
-    epoch: int
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class TransferOffer(msgspec.Struct, frozen=True):
@@ -36,8 +36,8 @@ class TransferOffer(msgspec.Struct, frozen=True):
     key: TransferKey
     layout_fingerprint: str
     """Of the sender's KV layout; a receiver with another refuses."""
-    from_token: int
-    to_token: int
+    from_token: Tokens
+    to_token: Tokens
     """The KV of tokens [from_token, to_token) of the prompt is what moves."""
     total_bytes: Bytes
     deadline_s: DeadlineS

@@ -13,7 +13,6 @@ from prfaas.link.api import TransferKey
 Tier = Literal["memory", "disk"]
 
 _MOST_BYTES = 1 << 44
-_MOST_RANKS, _MOST_EPOCH = 1 << 16, 1 << 63
 _MOST_NAME = 128
 """What a file on disk, or another agent, may say of a prefix: more is a mistake, or a lie."""
 
@@ -44,11 +43,9 @@ class KeptPrefix(msgspec.Struct, frozen=True):
 
     def fault(self) -> str | None:
         """What is wrong with it, or None: it may come from a file."""
-        key, prefix = self.key, self.prefix
-        if not TRANSFER_ID.match(key.transfer_id) or not 0 < len(self.layout) <= _MOST_NAME:
+        prefix = self.prefix
+        if not TRANSFER_ID.match(self.key.transfer_id) or not 0 < len(self.layout) <= _MOST_NAME:
             return "it names no transfer or no layout"
-        if not (0 <= key.rank < _MOST_RANKS and 0 <= key.epoch < _MOST_EPOCH):
-            return "its rank or epoch is none"
         if not 0 < self.total_bytes <= _MOST_BYTES:
             return f"{self.total_bytes} bytes are no transfer's"
         fault = prefix.fault()

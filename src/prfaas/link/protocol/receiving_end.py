@@ -122,10 +122,11 @@ class ReceivingEnd:
         return None
 
     def _living(self, peer: str, key: TransferKey) -> Iterator[ReceivingTransfer]:
-        for session in self._sessions.values():
+        own = [session for session in self._sessions.values() if session.peer == peer]
+        for session in own:  # What others have costs this one nothing.
             for other in list(session.transfers.values()):
-                same = (other.offer.key.transfer_id, other.offer.key.rank)
-                if session.peer == peer and same == (key.transfer_id, key.rank):
+                known = other.offer.key
+                if (known.transfer_id, known.rank) == (key.transfer_id, key.rank):
                     yield other
 
     def answered(self, transfer: ReceivingTransfer, answer: Reception | Refusal) -> None:
