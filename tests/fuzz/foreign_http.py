@@ -19,14 +19,13 @@ from prfaas.agent.tunnels import Tunnels
 from prfaas.core.addresses import Address
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError, EngineError
-from prfaas.gateway.answers import _tokens_in
 from prfaas.gateway.event_stream import EventStream
 from prfaas.gateway.http_answer import ConnectionBroke, NotHttp, Timeouts
 from prfaas.gateway.http_connection import Connection
 from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.tunnel import _Asking
 from prfaas.gateway.upstream_errors import error_message, error_status, refusal
-from prfaas.gateway.usage import without_cached_tokens
+from prfaas.gateway.usage import _tokens_in, without_cached_tokens
 from prfaas.kv_events.sources import source_of
 from prfaas.process.connections import Connections
 from prfaas.process.http_handler import StrangersHandler
@@ -238,7 +237,7 @@ def engine_errors(rng: random.Random) -> None:
     error_status(body)
     refusal("e", rng.choice((400, 429, 500, 503)), rng.choice((None, "1", "x", "1e999")), body)
     _tokens_in(body)
-    without_cached_tokens(mutated(rng, _EVENTS))
+    without_cached_tokens(mutated(rng, _EVENTS), message=rng.random() < 0.5)
 
 
 _SOURCE = b'{"0": {"endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:5558"}}'

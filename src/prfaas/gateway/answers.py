@@ -7,6 +7,7 @@ half of one. An answer that is not streamed goes out when it is complete.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -90,11 +91,11 @@ async def _stream(
     on_first_token: Callable[[], None],
 ) -> int | None:
     stream = EventStream(engine.name, answer, on_heard=engine.hear)
-    events = await _first_of_answer(stream, dialect)
-    marks = events.replace(b"\r\n", b"\n")
-    if not events.startswith(_FIRST_EVENTS):
-        what = "sent no events" if events else "ended the stream before its first token"
+    pieces = await _first_of_answer(stream, dialect)
+    if not pieces or not pieces[0].startswith(_FIRST_EVENTS):
+        what = "sent no events" if pieces else "ended the stream before its first token"
         raise EngineError(f"{engine.name} {what}")
+    marks = pieces[-1].replace(b"\r\n", b"\n")
     if dialect.begins_with_error(marks):
         await _refused_in(engine, dialect.error_in(marks) or b"", response)
         return None
@@ -102,24 +103,28 @@ async def _stream(
     await response.open(answer.status, kind)
     stream.watch()
     try:
-        count = await _pass_on(engine, stream, events, dialect, response)
+        count = await _pass_on(engine, stream, pieces, dialect, response)
         answer.leave()
         return count
     finally:
         stream.close()
 
 
-async def _first_of_answer(stream: EventStream, dialect: Dialect) -> bytes:
-    """The first events of which one comes from the model, with those that came before it."""
-    opening, events = b"", await stream.first()
+async def _first_of_answer(stream: EventStream, dialect: Dialect) -> list[bytes]:
+    """The first events of which one comes from the model, behind those that came before it, each
+    as it came: together they may be megabytes. None where there are no such."""
+    opening, size, events = list[bytes](), 0, await stream.first()
     while dialect.only_opens(events) and not stream.torn:
-        opening += events
-        if len(opening) > _LONGEST_OPENING:
-            return b""
+        opening.append(events)
+        size += len(events)
+        if size > _LONGEST_OPENING:
+            return []
         events = await stream.first()
         if not events:
-            return b""
-    return events if dialect.begins_with_error(events) else opening + events
+            return []
+    if not events:
+        return []
+    return [events] if dialect.begins_with_error(events) else [*opening, events]
 
 
 async def _refused_in(engine: EngineClient, error: bytes, response: ClientResponse) -> None:
@@ -134,7 +139,7 @@ async def _refused_in(engine: EngineClient, error: bytes, response: ClientRespon
 async def _pass_on(
     engine: EngineClient,
     stream: EventStream,
-    events: bytes,
+    pieces: list[bytes],
     dialect: Dialect,
     response: ClientResponse,
 ) -> int:
@@ -142,6 +147,10 @@ async def _pass_on(
     the end of the answer is missing."""
     broken = done = False
     count = 0
+    *opening, events = pieces
+    for piece in opening:
+        await response.write(piece)
+        await asyncio.sleep(0)
     while events and not stream.torn:
         marks = events if b"\r" not in events else events.replace(b"\r\n", b"\n")
         count += dialect.tokens_in(marks)

@@ -107,7 +107,9 @@ class ClientResponse:
         # A client that leaves in the middle has had so many.
         tokens = self._dialect.tokens_in(chunk)
         self._facts.answer_tokens = (self._facts.answer_tokens or 0) + tokens
-        return chunk if self._facts.tells else without_cached_tokens(chunk)
+        if self._facts.tells:
+            return chunk
+        return without_cached_tokens(chunk, message=self._dialect.anthropic)
 
     def succeed(self) -> None:
         """The answer is complete."""
@@ -137,7 +139,8 @@ class ClientResponse:
         headers = {"Content-Type": answer.content_type, **facts.headers()}
         body = answer.body
         if not facts.tells:
-            body = await without_cached_tokens_in_turns(body)
+            anthropic = self._dialect.anthropic
+            body = await without_cached_tokens_in_turns(body, message=anthropic)
         body = self._dialect.refusal(answer.status, body) if answer.status >= 400 else body
         if not self.done.done():
             self.done.set_result(WholeAnswer(status=answer.status, body=body, headers=headers))

@@ -46,9 +46,11 @@ class EventStream:
 
     async def first(self) -> bytes:
         """As `next`, without the comments that vLLM may send while nothing else is to be said."""
+        begins = self.whole
         while events := await self.next():
-            if found := _without_comments(events):
+            if found := _without_comments(events) if begins else events:
                 return found
+            begins = self.whole
         return b""
 
     def watch(self) -> None:

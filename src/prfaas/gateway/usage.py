@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,7 +21,10 @@ _INPUT_DETAILS = re.compile(rb'"input_tokens_details"' + _OBJECT)
 _NO_DETAILS = b'"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0}'
 """Clients of the Responses API take the field for granted."""
 _USAGE = re.compile(rb'"usage"' + _OBJECT)
-_PIECE_BYTES = 1024 * 1024
+_PIECE_BYTES, _READ_BYTES = 1024 * 1024, 32 * 1024 * 1024
+"""Bytes after which others have turns; and of an answer that is read as a whole, in 15 ms."""
+_MOST_USAGES = 100
+"""In an answer; where there are more, a client has written them."""
 _LONGEST_COUNTS = 16 * 1024
 """Bytes of what says how much of a prompt was cached, which begins with one of these."""
 _COUNTS = (b'"usage"', b'"prompt_tokens_details"', b'"input_tokens_details"')
@@ -36,32 +40,37 @@ class _Answer(msgspec.Struct):
     usage: _Usage
 
 
-def without_cached_tokens(content: bytes) -> bytes:
-    """An answer, or whole events of one, that counts a prompt as if nothing of it was cached."""
+def without_cached_tokens(content: bytes, *, message: bool) -> bytes:
+    """An answer, or whole events of one, that counts a prompt as if nothing of it was cached.
+    ``message``: it is one of Anthropic's API."""
     if b"prompt_tokens_details" in content:
         content = _DETAILS.sub(b'"prompt_tokens_details":null', content)
     if b"input_tokens_details" in content:
         content = _INPUT_DETAILS.sub(_NO_DETAILS, content)
-    if b"_input_tokens" in content:
+    # Other answers say the request again, in which there may be a million that look so.
+    if message and b"_input_tokens" in content:
         content = _USAGE.sub(_all_as_input, content)
     return content
 
 
-async def without_cached_tokens_in_turns(content: bytes) -> bytes:
+async def without_cached_tokens_in_turns(content: bytes, *, message: bool) -> bytes:
     """The same of an answer of hundreds of megabytes, between which others have turns."""
     if len(content) <= _PIECE_BYTES:
-        return without_cached_tokens(content)
-    parts = [without_cached_tokens(piece) async for piece in _pieces(content)]
+        return without_cached_tokens(content, message=message)
+    parts = [without_cached_tokens(piece, message=message) async for piece in _pieces(content)]
     return await asyncio.to_thread(b"".join, parts)
 
 
 async def answer_tokens(content: bytes) -> int | None:
     """What an answer that is complete says of its length; no more than could be in it, as that is
     counted against its tenant. None where it says nothing."""
-    if len(content) <= _PIECE_BYTES:
+    usages: list[bytes] = []
+    if len(content) > _READ_BYTES:
+        async for piece in _pieces(content):
+            usages += itertools.islice((m[1] for m in _USAGE.finditer(piece)), _MOST_USAGES + 1)
+    if not 0 < len(usages) <= _MOST_USAGES:
         found = [_tokens_in(content)]
     else:
-        usages = [usage async for piece in _pieces(content) for usage in _USAGE.findall(piece)]
         found = [_tokens_in(b'{"usage":%b}' % usage) for usage in usages]
     known = [tokens for tokens in found if tokens is not None]
     return min(max(known), len(content)) if known else None

@@ -158,7 +158,20 @@ async def test_what_comes_before_the_first_token_has_an_end(
         return begun
 
     endless, dialect = SimpleNamespace(first=first, torn=False), dialect_of("/v1/responses")
-    assert await answers._first_of_answer(endless, dialect) == b""  # type: ignore[arg-type]
+    assert await answers._first_of_answer(endless, dialect) == []  # type: ignore[arg-type]
+
+
+async def test_what_comes_before_the_first_token_is_not_looked_at_as_a_whole() -> None:
+    """It says the request again, which may have megabytes."""
+    begun, token = b"event: response.created\ndata: {}\n\n", b"event: response.delta\ndata: {}\n\n"
+    coming = iter([begun, begun, token])
+
+    async def first() -> bytes:
+        return next(coming)
+
+    stream, dialect = SimpleNamespace(first=first, torn=False), dialect_of("/v1/responses")
+    found = await answers._first_of_answer(stream, dialect)  # type: ignore[arg-type]
+    assert found == [begun, begun, token]
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -166,7 +179,8 @@ async def test_what_comes_before_the_first_token_has_an_end(
 async def test_no_answer_counts_as_more_tokens_than_bytes(
     told: int, counted: int, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage, "_PIECE_BYTES", 90 if large else 100)
+    monkeypatch.setattr(usage, "_PIECE_BYTES", 90)
+    monkeypatch.setattr(usage, "_READ_BYTES", 90 if large else 100)
     content = b'{"usage":{"completion_tokens":%d},"text":"' % told
     assert await usage.answer_tokens(content.ljust(98, b"a") + b'"}') == counted
 
@@ -182,10 +196,10 @@ async def test_others_have_turns_while_a_large_answer_is_looked_at(
     content = b"{%b}" % (fields % inside)
     longest, turns, plainly = 0, 0, usage.without_cached_tokens
 
-    def looked_at(piece: bytes) -> bytes:
+    def looked_at(piece: bytes, *, message: bool) -> bytes:
         nonlocal longest
         longest = max(longest, len(piece))
-        return plainly(piece)
+        return plainly(piece, message=message)
 
     async def other() -> None:
         nonlocal turns
@@ -194,10 +208,12 @@ async def test_others_have_turns_while_a_large_answer_is_looked_at(
             await asyncio.sleep(0)
 
     monkeypatch.setattr(usage, "without_cached_tokens", looked_at)
+    monkeypatch.setattr(usage, "_READ_BYTES", 1024 * 1024)
     others = asyncio.ensure_future(other())
     assert await usage.answer_tokens(content) == 7
     assert turns >= 10
-    assert await usage.without_cached_tokens_in_turns(content) == plainly(content)
+    told = await usage.without_cached_tokens_in_turns(content, message=False)
+    assert told == plainly(content, message=False)
     assert turns >= 20
     others.cancel()
     assert longest <= 1024 * 1024

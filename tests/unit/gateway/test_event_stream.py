@@ -73,7 +73,29 @@ def test_what_says_how_much_was_cached_is_in_one_piece(
     passed = asyncio.run(pass_on([event[:cut], event[cut:]]))
     assert b"".join(passed) == event
     assert any(counts in piece for piece in passed)
-    assert b'cached_tokens":7' not in b"".join(map(without_cached_tokens, passed))
+    told = [without_cached_tokens(each, message=False) for each in passed]
+    assert b'cached_tokens":7' not in b"".join(told)
+
+
+def test_no_part_of_a_long_event_is_a_comment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may begin with a colon, of which JSON has many."""
+    monkeypatch.setattr(event_stream, "_LONGEST_EVENT", 100)
+    pieces = [b": wait\n\n", b'data: {"a"' + b"a" * 90 + b'"' * 24, b":1}\n\n", b""]
+    event = b"".join(pieces[1:])
+    cut = event.index(b":1}")
+    monkeypatch.setattr(event_stream, "before_counts", lambda here: min(cut, len(here)))
+
+    async def firsts() -> list[bytes]:
+        coming = iter(pieces)
+
+        async def read_any() -> bytes:
+            return next(coming, b"")
+
+        answer = SimpleNamespace(read_any=read_any)
+        stream = EventStream("e", answer, on_heard=lambda: None)  # type: ignore[arg-type]
+        return [await stream.first(), await stream.first()]
+
+    assert b"".join(asyncio.run(firsts())) == event
 
 
 def test_an_event_that_ends_with_carriage_returns_does_not_wait_for_the_next() -> None:

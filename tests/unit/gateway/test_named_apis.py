@@ -13,6 +13,7 @@ import anthropic
 import openai
 import pytest
 
+from prfaas.gateway import usage
 from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.usage import without_cached_tokens
 from prfaas.testing.mock_deployment import MockDeployment, until
@@ -194,25 +195,41 @@ async def test_embeddings_go_to_an_engine_that_has_them() -> None:
 
 def test_what_was_cached_is_taken_out_of_every_usage() -> None:
     message = b'{"usage":{"input_tokens":2,"output_tokens":5,"cache_read_input_tokens":8}}'
-    usage = json.loads(without_cached_tokens(message))["usage"]
+    usage = json.loads(without_cached_tokens(message, message=True))["usage"]
     assert usage == {"input_tokens": 10, "output_tokens": 5}
     response = b'{"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":8}}}'
-    usage = json.loads(without_cached_tokens(response))["usage"]
+    usage = json.loads(without_cached_tokens(response, message=True))["usage"]
     assert usage["input_tokens"] == 9
     assert usage["input_tokens_details"]["cached_tokens"] == 0
     pictures = (
         b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":'
         b'{"cached_tokens":8,"multimodal_tokens":{"image":3}},"completion_tokens":1}}'
     )
-    usage = json.loads(without_cached_tokens(pictures))["usage"]
+    usage = json.loads(without_cached_tokens(pictures, message=True))["usage"]
     assert usage == {"prompt_tokens": 9, "prompt_tokens_details": None, "completion_tokens": 1}
     text = b'{"usage":{"prompt_tokens":9},"choices":[{"text":"_input_tokens"}]}'
-    assert without_cached_tokens(text) == text
+    assert without_cached_tokens(text, message=True) == text
     untold = b'{"usage":{"input_tokens":"?","cache_read_input_tokens":8}}'
-    assert b"8" not in without_cached_tokens(untold)
+    assert b"8" not in without_cached_tokens(untold, message=True)
+
+
+def test_what_a_request_says_again_is_not_read_as_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tools with a million such objects it would take seconds."""
+    monkeypatch.setattr(usage, "_all_as_input", None)
+    tools = b'{"usage":{"cache_read_input_tokens":1,"input_tokens":1}},' * 1000
+    assert usage.without_cached_tokens(tools, message=False) == tools
+
+
+async def test_tokens_are_counted_whatever_a_request_says_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usage, "_READ_BYTES", 1000)
+    tools = b",".join([b'{"usage":{"output_tokens":900}}'] * 1000)
+    content = b'{"tools":[%b],"usage":{"output_tokens":7}}' % tools
+    assert await usage.answer_tokens(content) == 7
 
 
 def test_what_is_too_long_for_usage_is_none() -> None:
     for more in (b"a" * 1_000_000, b"{}" * 100_000, b'"usage":{' * 10_000):
         content = b'{"usage":{"input_tokens":1,"cache_read_input_tokens":2,' + more + b"}}"
-        assert without_cached_tokens(content) == content
+        assert without_cached_tokens(content, message=True) == content
