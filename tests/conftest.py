@@ -34,6 +34,11 @@ def _what_tests_leave_is_given_back() -> Iterator[None]:
     give_back_freed()
 
 
+def pytest_unconfigure() -> None:
+    """What has not been looked at again ends with the interpreter, or libraries say that it leaks."""
+    gc.unfreeze()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What this machine cannot run is counted, by its reason, in one line."""
     skipped = terminalreporter.stats.get("skipped", [])
