@@ -35,7 +35,7 @@ def _what_tests_leave_is_given_back() -> Iterator[None]:
 
 
 def pytest_unconfigure() -> None:
-    """What has not been looked at again ends with the interpreter, or libraries say that it leaks."""
+    """What was set aside ends with the interpreter, or libraries say that it leaks."""
     gc.unfreeze()
 
 
