@@ -147,10 +147,10 @@ async def _pass_on(
     the end of the answer is missing."""
     broken = done = False
     count = 0
-    *opening, events = pieces
-    for piece in opening:
-        await response.write(piece)
+    while len(pieces) > 1:  # Taken out: they are not held for as long as the answer takes.
+        await response.write(pieces.pop(0))
         await asyncio.sleep(0)
+    events = pieces.pop()
     while events and not stream.torn:
         marks = events if b"\r" not in events else events.replace(b"\r\n", b"\n")
         count += dialect.tokens_in(marks)

@@ -174,6 +174,26 @@ async def test_what_comes_before_the_first_token_is_not_looked_at_as_a_whole() -
     assert found == [begun, begun, token]
 
 
+async def test_what_came_before_the_first_token_goes_out_in_pieces_and_is_let_go() -> None:
+    begun, token = b"event: response.created\ndata: {}\n\n", b"event: x.delta\ndata: {}\n\n"
+    over = b"event: response.completed\ndata: {}\n\n"
+    passed: list[bytes] = []
+
+    async def write(events: bytes) -> None:
+        passed.append(events)
+
+    async def following() -> bytes:
+        assert not pieces
+        return over
+
+    pieces = [begun, begun, token]
+    stream = SimpleNamespace(next=following, torn=False, whole=True)
+    response = SimpleNamespace(write=write, finish=write, succeed=bool)
+    dialect, engine = dialect_of("/v1/responses"), SimpleNamespace(name="e")
+    count = await answers._pass_on(engine, stream, pieces, dialect, response)  # type: ignore[arg-type]
+    assert (count, passed) == (1, [begun, begun, token, over])
+
+
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(("told", "counted"), [(7, 7), (10**18, 100), (-5, 0)])
 async def test_no_answer_counts_as_more_tokens_than_bytes(
