@@ -53,6 +53,8 @@ def check(text: str, folder: Path) -> str:
     path = folder / "described.yaml"
     path.write_text(text)
     described = load_scenario(path)
+    if described.workload is None:  # It comes with --trace or --workload.
+        return "plan"
     scenario_of(described, source="plan", beside=folder)
     if described.asked.arrivals is None:
         return "plan"
@@ -71,7 +73,9 @@ def test_what_the_documentation_shows(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_the_examples(example: Path, tmp_path: Path) -> None:
-    assert check(example.read_text(), tmp_path) == "simulation"
+    without_a_workload = "workload:" not in example.read_text()
+    what = "plan" if without_a_workload else "simulation"
+    assert check(example.read_text(), tmp_path) == what
 
 
 def test_blocks_and_examples_were_found() -> None:
