@@ -16,22 +16,30 @@ _SOME = 16
 _OF_TEN = 0.9
 
 
+class _Lengths:
+    def __init__(self) -> None:
+        self.seen: deque[int] = deque(maxlen=_LAST)
+        self.usual: int | None = None
+        self.fresh = 0
+
+
 class AnswerLengths:
-    """The lengths of a deployment's answers, in tokens."""
+    """The lengths of a deployment's answers, in tokens: each tenant's by its own, which may ask
+    for quite other ones than the others, on purpose as well."""
 
     def __init__(self) -> None:
-        self._seen: deque[int] = deque(maxlen=_LAST)
-        self._usual: int | None = None
-        self._fresh = 0
+        self._of: dict[str, _Lengths] = {}
 
-    def ended(self, tokens: int) -> None:
-        """An answer is complete."""
-        self._seen.append(tokens)
-        self._fresh += 1
-        if self._fresh >= _SOME:  # Sorting is not done for each.
-            self._fresh = 0
-            self._usual = sorted(self._seen)[int(_OF_TEN * (len(self._seen) - 1))]
+    def ended(self, tokens: int, tenant: str = "", *, sequences: int = 1) -> None:
+        """So many answers to one prompt are complete, of so many tokens together."""
+        own = self._of.setdefault(tenant, _Lengths())
+        own.seen.append(tokens // sequences)
+        own.fresh += 1
+        if own.fresh >= _SOME:  # Sorting is not done for each.
+            own.fresh = 0
+            own.usual = sorted(own.seen)[int(_OF_TEN * (len(own.seen) - 1))]
 
-    def expected(self, most: int) -> int:
+    def expected(self, most: int, tenant: str = "") -> int:
         """Of one that may have ``most``."""
-        return most if self._usual is None else min(most, max(1, self._usual))
+        own = self._of.get(tenant)
+        return most if own is None or own.usual is None else min(most, max(1, own.usual))

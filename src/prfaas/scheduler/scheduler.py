@@ -238,7 +238,7 @@ class Scheduler:
         if record is None:
             return
         if isinstance(event, RequestCompleted) and event.output_tokens is not None:
-            self._answers.ended(event.output_tokens)
+            self._answers.ended(event.output_tokens, record.tenant, sequences=record.sequences)
         if record.attempt != event.attempt:
             self._of_another_attempt(record, event)
         elif (step := self._steps[type(event)][record.state]) is not None:
@@ -267,7 +267,7 @@ class Scheduler:
         if event.request_id in self._records:
             raise CallerError(f"request id {event.request_id!r} is in use")
         record = Record(event, self._now)
-        record.output_tokens = self._answers.expected(event.max_output_tokens)
+        record.output_tokens = self._answers.expected(event.max_output_tokens, event.tenant)
         self._records[event.request_id] = record
         self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)
         self._requests.trigger(record, Trigger.ROUTED, "")
