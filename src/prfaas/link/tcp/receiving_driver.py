@@ -4,11 +4,13 @@ connection."""
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 from prfaas.core.errors import PeerError
+from prfaas.core.once_a_second import OnceASecond
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
 from prfaas.link.protocol.frames import Hello
 from prfaas.link.protocol.receiving_connection import PayloadReader, ReceivingConnection
@@ -30,6 +32,8 @@ from prfaas.link.tcp.receiving_thread import ReceivingThread, ServingThread
 from prfaas.link.tcp.remote_receiving import RemoteReceivingThread
 from prfaas.link.tcp.worker import Worker
 from prfaas.link.tcp.worker_messages import FromConnection, Pipe
+
+log = logging.getLogger(__name__)
 
 _SHARE = 2
 """One peer has no more than this part of all connections: others come in."""
@@ -55,6 +59,7 @@ class ReceivingDriver:
         self._config, self._sink = config, sink
         self.division = LineDivision(config, self.lock)
         self._threads: set[ServingThread] = set()
+        self._lines = OnceASecond()
         self._closed = False
 
     def admit(self, channel: Channel, hello: Hello) -> None:
@@ -165,10 +170,15 @@ class ReceivingDriver:
 
     def disconnected(self, thread: ServingThread, error: Exception | None) -> None:
         """See `ConnectionOwner`."""
+        now, gone, times = time.monotonic(), thread.connection, 0
         with self.lock:
             self._threads.discard(thread)
-            gone = thread.connection
-            self.division.disconnected(gone.peer, gone, now=time.monotonic())
+            self.division.disconnected(gone.peer, gone, now=now)
+            if error is not None:
+                times = self._lines.times((gone.peer, type(error)), now)
+        if times:
+            blame = logging.WARNING if isinstance(error, PeerError) else logging.INFO
+            log.log(blame, "connection from %s ended (%d times): %s", gone.peer, times, error)
         self.deliver_events()
 
     def _deliver(self, event: Event) -> None:

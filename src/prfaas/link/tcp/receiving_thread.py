@@ -57,7 +57,7 @@ class ConnectionOwner(Protocol):
         """Tell the sink what has happened."""
 
     def disconnected(self, thread: ServingThread, error: Exception | None) -> None:
-        """The connection is closed; ``error``: because of it."""
+        """The connection is closed; ``error``: because of it, which is to be logged."""
 
 
 class ReceivingThread(threading.Thread):
@@ -90,8 +90,6 @@ class ReceivingThread(threading.Thread):
             self._serve()
         except (OSError, PeerError, LinkError) as problem:
             error = problem
-            blame = logging.WARNING if isinstance(problem, PeerError) else logging.INFO
-            log.log(blame, "connection from %s ended: %s", self.connection.peer, problem)
             if isinstance(problem, PeerError):
                 with contextlib.suppress(OSError):
                     self._channel.send([memoryview(reason(Kind.REJECT, str(problem)))])

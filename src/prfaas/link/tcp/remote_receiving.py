@@ -98,8 +98,6 @@ class RemoteReceivingThread(threading.Thread):
             self._loop.serve(self._turns(), self._pipe.fileno(), self._wakeup)
         except (OSError, PeerError, LinkError) as problem:
             error = problem
-            blame = logging.WARNING if isinstance(problem, PeerError) else logging.INFO
-            log.log(blame, "connection from %s ended: %s", self.connection.peer, problem)
         except Exception as problem:
             error = problem
             log.exception("a fault of ours on a connection from %s", self.connection.peer)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from prfaas.core.errors import LinkError
+from prfaas.core.once_a_second import OnceASecond
 from prfaas.link.api import LinkState, TransferOffer
 from prfaas.link.protocol.frames import Hello, Welcome
 from prfaas.link.protocol.sending_connection import (
@@ -71,6 +72,7 @@ class SendingDriver:
         )
         self.deliver_events = pump.drain
         self.dial_errors: Counter[str] = Counter()
+        self._lines = OnceASecond()
         self.last_error = ""
         self._peer, self._config, self._tls = peer, config, tls
         self._news = threading.Condition(self.lock)
@@ -184,8 +186,12 @@ class SendingDriver:
     def pause(self, seconds: float | None) -> None:
         """See `ConnectionPool`."""
         with self.lock:
-            if not self._closed:
-                self._news.wait(seconds)
+            known = self._peer
+            if seconds is not None:
+                # Or a peer that hangs up at once would have all connections wake each other.
+                self._news.wait_for(lambda: self._closed or self._peer is not known, seconds)
+            elif not self._closed:
+                self._news.wait()
 
     def dial(self) -> Dialled:
         """See `ConnectionPool`."""
@@ -256,10 +262,16 @@ class SendingDriver:
         """See `ConnectionPool`."""
         with self.lock:
             self.dial_errors[type(error).__name__] += 1
-            known = str(error) == self.last_error
-            self.last_error = str(error)
-        if not known:
+            known, self.last_error = str(error) == self.last_error, str(error)
+        # A peer may say something else each time.
+        if not known and self._lines.times("dial", time.monotonic()):
             log.warning("link to %s: %s", self.name, error)
+
+    def lost(self, number: int, error: Exception) -> None:
+        """See `ConnectionPool`."""
+        self.note_error(error)
+        if times := self._lines.times("lost", time.monotonic()):
+            log.warning("connection %d to %s lost (%d times): %s", number, self.name, times, error)
 
     def note_error(self, error: Exception) -> None:
         """See `ConnectionPool`."""

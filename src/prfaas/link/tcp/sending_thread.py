@@ -43,7 +43,8 @@ class ConnectionPool(Protocol):
         """Should this slot of the peer's connections be connected now?"""
 
     def pause(self, seconds: float | None) -> None:
-        """Wait for news (a transfer, a new configuration, the end), or for the time."""
+        """Wait for news (a transfer, a connection, a new configuration, the end); or, after an
+        attempt that failed, for the time, which only a new configuration and the end cut short."""
 
     def dial(self) -> Dialled:
         """A new connection. Raises LinkError or PeerError, which say what to do."""
@@ -62,6 +63,9 @@ class ConnectionPool(Protocol):
 
     def dial_failed(self, error: Exception) -> None:
         """An attempt to connect failed; counted by the error's type."""
+
+    def lost(self, number: int, error: Exception) -> None:
+        """A connection in use has ended, and nobody wanted it to."""
 
     def note_error(self, error: Exception) -> None:
         """Something went wrong that transfers should be told if they do not make it."""
@@ -131,8 +135,7 @@ class SendingThread(threading.Thread):
             self._serve(channel, connection)
             graceful = True
         except (OSError, LinkError, PeerError) as error:
-            log.warning("connection %d to %s lost: %s", dialled.number, pool.name, error)
-            pool.note_error(error)
+            pool.lost(dialled.number, error)
         finally:
             channel.close()
             if connection is not None:

@@ -95,6 +95,22 @@ def test_agents_talk_over_ipv6(pki: dict[str, TlsFiles], open_link: Open) -> Non
     assert send(east, "west", 10.0) == ["complete"]
 
 
+def test_a_sender_that_breaks_off_again_and_again_fills_no_log(
+    open_link: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    west = open_link("west", Plaintext())
+    for number in range(60):
+        with socket.create_connection(parse_address(west.address)) as sock:
+            sock.sendall(control(Kind.HELLO, Hello("east", "west", 1, number)))
+            assert sock.recv(1)
+            sock.sendall(control(Kind.REFUSE, Reason("nonsense")))
+            while sock.recv(4096):
+                pass
+    said = [record for record in caplog.records if "connection from east" in record.message]
+    assert 0 < len(said) < 30
+
+
 def test_there_is_room_for_as_many_as_send_here_now(open_link: Open) -> None:
     senders = frozenset(f"s{number}" for number in range(300))
     west = open_link("west", Plaintext(), accept_from=senders)

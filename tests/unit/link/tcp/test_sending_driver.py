@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -47,6 +48,36 @@ def test_while_nothing_is_connected_one_dials_for_all(peer: SendingDriver) -> No
     assert [peer.wants(slot) for slot in range(4)] == [True, False, False, False]
     thread.stop()
     thread.run()
+
+
+def test_no_news_of_others_cuts_a_pause_short(peer: SendingDriver) -> None:
+    """A peer that lets everybody in and hangs up would have all connections wake each other."""
+    offer = TransferOffer(TransferKey("t", 0, 1), "layout", 0, 256, 4, 60.0)
+    paused = threading.Thread(target=peer.pause, args=[600.0])
+    paused.start()
+    for _ in range(20):
+        peer.open(offer, lambda: None, lambda _: None)
+        paused.join(0.02)
+    assert paused.is_alive()
+    peer.configure(PeerConfig(address="west:7401", connections=3))
+    paused.join()
+    threading.Timer(0.1, peer.close).start()
+    peer.pause(600.0)
+
+
+def test_what_happens_hundreds_of_times_a_second_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SendingThread, "start", lambda _: None)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    peer = SendingDriver("west", PeerConfig(address="west:7400"), CONFIG, None)
+    for number in range(100):
+        peer.lost(number, PeerError(f"{number}"))
+        peer.dial_failed(PeerError(f"rejected: {number}"))
+    assert [record.message for record in caplog.records] == [
+        "connection 0 to west lost (1 times): 0",
+        "link to west: rejected: 0",
+    ]
 
 
 def test_no_thread_starts_after_the_end(peer: SendingDriver) -> None:

@@ -55,6 +55,9 @@ class Scripted:
 
     note_error = dial_failed
 
+    def lost(self, number: int, error: Exception) -> None:
+        self.errors.append(error)
+
     def disconnected(self, thread: SendingThread, *, graceful: bool) -> None:
         assert not graceful
         self.gone.append(thread)
