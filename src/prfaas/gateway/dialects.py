@@ -16,6 +16,7 @@ from prfaas.core.errors import UNREADABLE
 Endpoint = Literal["/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages"]
 
 _DATA = b"data: "
+_NEXT = b"\n" + _DATA
 _LONGEST_REFUSAL = 1024 * 1024
 """Bytes of one that is put into another form."""
 _ANTHROPIC_TYPES = {
@@ -76,7 +77,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     def tokens_in(self, events: bytes) -> int:
         """How many tokens these events have, as near as their number says. One that has but the
         usage (``stream_options``) has none."""
-        return events.count(self.token) - events.count(b'"choices":[]')
+        found = events.count(self.token) - events.count(b'"choices":[]')
+        # A mark that begins where the last event ends: no text of an answer has that in it.
+        return found + (self.token == _NEXT and events.startswith(_DATA))
 
     def error_body(self, status: int, kind: str, message: str, param: str | None) -> bytes:
         """An error as this API's clients expect it."""
@@ -121,7 +124,7 @@ _OPENAI = Dialect(
     ids="prompt",
     done=(b"data: [DONE]",),
     error=(b'data: {"error"',),
-    token=_DATA,
+    token=_NEXT,
 )
 _DIALECTS: dict[str, Dialect] = {
     "/v1/completions": _OPENAI,

@@ -148,6 +148,13 @@ def test_an_event_with_but_the_usage_is_no_token() -> None:
     assert dialect_of(COMPLETIONS).tokens_in(events) == 1
 
 
+def test_no_text_of_an_answer_counts_as_tokens() -> None:
+    """A prompt that is echoed is part of one: engines would seem to answer faster than they do."""
+    event = b'data: {"choices":[{"text":"data: data: "}]}'
+    for end in (b"\n\n", b"\r\n\r\n"):
+        assert dialect_of(COMPLETIONS).tokens_in((event + end) * 3) == 3
+
+
 async def test_what_comes_before_the_first_token_has_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
