@@ -33,11 +33,12 @@ class Peers:
         if self.tls is None:
             return True
         peer = None if transport is None else transport.get_extra_info("peercert")
-        if transport is not None and peer is not None and transport not in self._open:
-            shown = shown_by(transport.get_extra_info("ssl_object"))
-            self._open[transport] = shown
-            if self.tls.why_not(shown, now=time.time()) is not None:
-                return False  # Its handshake was before it was revoked; `end_untrusted` ends it.
+        if transport is not None and peer is not None:
+            if transport not in self._open:
+                self._open[transport] = shown_by(transport.get_extra_info("ssl_object"))
+            # Its handshake was before it was revoked: `end_untrusted` ends it, but not at once.
+            if self.tls.why_not(self._open[transport], now=time.time()) is not None:
+                return False
         found = names_of(peer)
         return any(self.tls.files.name_of(name) in found for name in self.gateways)
 
