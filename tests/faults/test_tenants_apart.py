@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.core.gateway_sessions import Renewal
+from prfaas.gateway import bodies
 from prfaas.gateway.body import tenant_salt
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.scheduler.fleet import FleetState
@@ -338,13 +340,14 @@ async def test_slots_that_no_engine_has_are_none_that_come_free() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunk", "status"), [(b"1\r\n \r\n", 400), (b"40\r\n" + b" " * 64 + b"\r\n", 200)]
+    ("chunk", "status"), [(b"1\r\n \r\n", 408), (b"40\r\n" + b" " * 64 + b"\r\n", 200)]
 )
-async def test_a_body_in_chunks_of_a_few_bytes_is_not_put_together(
-    chunk: bytes, status: int
+async def test_a_body_in_chunks_of_a_few_bytes_takes_its_time(
+    chunk: bytes, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kilobyte of them would take as long as a megabyte of another."""
-    mock = MockDeployment(gateway=TWO, max_body="16 MiB")
+    monkeypatch.setattr(bodies, "_BESIDE_BYTES_PER_S", 1.0)
+    mock = MockDeployment(gateway=TWO, max_body="16 MiB", deadline="1 s")
     async with mock.running() as client:
         await mock.ready()
         assert client._base_url is not None
@@ -358,6 +361,24 @@ async def test_a_body_in_chunks_of_a_few_bytes_is_not_put_together(
             await writer.drain()
         assert (await reader.readline()).split()[1] == str(status).encode()
         writer.transport.abort()
+
+
+async def test_a_list_of_which_each_number_is_a_chunk_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As clients send it that encode while they send."""
+    monkeypatch.setattr(bodies, "_BESIDE_BYTES_PER_S", 4e6)
+    mock = MockDeployment(gateway=TWO, max_body="16 MiB")
+    encoded = json.JSONEncoder().iterencode({"prompt": [7] * 150_000, "max_tokens": 1})
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in encoded:
+            yield piece.encode()
+
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post(COMPLETIONS, data=chunks(), headers=MALLORY) as response:
+            assert response.status == 200
 
 
 async def test_many_small_prompts_are_not_read_one_by_one() -> None:

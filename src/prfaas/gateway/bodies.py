@@ -16,6 +16,9 @@ _CODINGS = frozenset({"identity", "gzip", "deflate"})
 _MOST_BESIDE, _BESIDE_SHARE = 272 * 1024, 8
 """Bytes that say how long chunks are, or have come and are not looked at yet (a quarter of a
 megabyte at most); and one for so many of the body."""
+_BESIDE_BYTES_PER_S = 256 * 1024
+"""What is more than those comes as if over a line of this rate: a body in chunks of a few bytes
+takes as long as one of thousands, of which it may have millions."""
 _TIGHTEST, _LOOSE_BYTES, _TIGHT_BYTES_PER_S = 8, 1024 * 1024, 16 * 1024 * 1024
 """Text is packed to an eighth at best: so many bytes beyond that come at once, others as if over a
 line of this rate. Otherwise kilobytes would take as long as the megabytes that are made of them."""
@@ -63,6 +66,7 @@ class Bodies:
         self.most_bytes, self.within_s = most_bytes, within_s
         self.held_bytes = 0
         self._held_by: Counter[str] = Counter()
+        self._beside = _Lines(_BESIDE_BYTES_PER_S)
         self._tight, self._large = _Lines(_TIGHT_BYTES_PER_S), _Lines(_READ_BYTES_PER_S)
 
     @asynccontextmanager
@@ -90,9 +94,11 @@ class Bodies:
             parts, size = [], 0
             try:
                 async with asyncio.timeout(self.within_s):
-                    before = received(request)
+                    before, beside = received(request), 0
                     async for part in request.content.iter_any():
-                        _check_pieces(request, before)
+                        more = _beside(request, before) - beside
+                        beside += max(0, more)
+                        await asyncio.sleep(self._beside.comes_in_s(more, whose))
                         size += len(part)
                         if size > request.client_max_size:
                             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
@@ -149,10 +155,9 @@ class _Lines:
         return at - now
 
 
-def _check_pieces(request: web.Request, before: int) -> None:
-    """Raise RequestRefused for a body in chunks of a few bytes: each takes as long as a kilobyte of
-    another, and a body may have millions."""
+def _beside(request: web.Request, before: int) -> int:
+    """How many more bytes have come of a body than are in it, and as its chunks need; 0 or less for
+    one that is all here."""
     body = request.content.total_raw_bytes
     beside = received(request) - before - body
-    if beside > _MOST_BESIDE + body // _BESIDE_SHARE and not request.content.is_eof():
-        raise RequestRefused(400, "the body comes in chunks of a few bytes; send larger ones")
+    return 0 if request.content.is_eof() else beside - _MOST_BESIDE - body // _BESIDE_SHARE
