@@ -61,5 +61,5 @@ async def check_accessible(page: Any) -> None:
 
 
 async def check_fits(page: Any) -> None:
-    """Nothing sticks out at the side."""
-    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    """Nothing sticks out at the side, once what is drawn has the size of its place."""
+    await page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
