@@ -10,8 +10,9 @@ import msgspec
 
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
-from prfaas.core.deployment import Deployment, EngineConfig, load_deployment
+from prfaas.core.deployment import Deployment, EngineConfig, check_borders, load_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.core.strict import naming
 from prfaas.launch import addresses
 from prfaas.launch.commands import Command, engine_command, installed_vllm
 
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the command, 0; or become it. Raises ConfigError for an engine that is not there."""
     file = deployment_file(args)
     deployment = load_deployment(file)
+    with naming(str(file)):
+        check_borders(deployment)
     engine = _engine(deployment, args.name, source=str(file))
     if (deployment.model.path or "").startswith(addresses.TINY):
         model = addresses.local_model(deployment.model)

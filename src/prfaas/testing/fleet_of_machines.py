@@ -121,7 +121,7 @@ class Fleet:
                 {
                     "name": engine,
                     "role": role,
-                    "url": f"http://{ours}:{8000 + number}",
+                    "url": f"http://127.0.0.1:{8000 + number}",
                     "kv_events": "tcp://127.0.0.1:1",
                     "max_num_seqs": 8,
                 }
@@ -137,7 +137,7 @@ class Fleet:
     def start_engines(self, machine: str) -> None:
         """All of the machine's, in one process."""
         self._start(f"{machine}-engines", machine, "prfaas.testing.mock_machine",
-                    str(self.file), machine)  # fmt: skip
+                    str(self.file), machine, "--everywhere")  # fmt: skip
 
     def start_gateway(self, name: str) -> None:
         """Outside of all namespaces."""

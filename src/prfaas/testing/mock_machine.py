@@ -1,7 +1,8 @@
 """The engines of one machine without a model: a process that hands real bytes to a real agent.
 
 ``python -m prfaas.testing.mock_machine DEPLOYMENT MACHINE`` serves every engine of the machine at
-its ``url``; with ``--kv-events`` they publish what they would have cached. Answers are
+its ``url``; with ``--kv-events`` they publish what they would have cached, with ``--everywhere``
+whoever tests them asks them from outside of their machine, too. Answers are
 `mock_engine.expected_words`; the bytes of a hand-off go through the agent and over the KV link, and
 are checked where they arrive.
 """
@@ -128,7 +129,7 @@ def _digest(body: dict[str, Any], to_token: int) -> str:
     return prompt_digest(body["prompt"], to_token=to_token, salt=body.get("cache_salt"))
 
 
-async def serve(file: Path, machine: str, *, publishes: bool) -> None:
+async def serve(file: Path, machine: str, *, publishes: bool, everywhere: bool) -> None:
     """Every engine of the machine, until cancelled; see `AgentEngine`."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     deployment = load_deployment(file)
@@ -138,6 +139,8 @@ async def serve(file: Path, machine: str, *, publishes: bool) -> None:
         for config in place.engines
     ]
     for engine in engines:
+        if everywhere:
+            engine.host = "0.0.0.0"
         await engine.connect()
         await engine.start()
     print("ready", flush=True)
@@ -145,4 +148,12 @@ async def serve(file: Path, machine: str, *, publishes: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], publishes="--kv-events" in sys.argv[3:]))
+    said = sys.argv[3:]
+    asyncio.run(
+        serve(
+            Path(sys.argv[1]),
+            sys.argv[2],
+            publishes="--kv-events" in said,
+            everywhere="--everywhere" in said,
+        )
+    )

@@ -29,7 +29,7 @@ def deployment_file(tmp_path: Path, text: str) -> str:
         ("http://h:1|localhost:80", "is not http://host:port"),
         ("127.0.0.1:9|127.0.0.1:0", "no fixed admin port"),
         ("role|rolle", "did you mean 'role'"),
-        ("plaintext: true|plaintext: false", "http://h:1 would cross the network in plaintext"),
+        ("plaintext: true|plaintext: false", "url http://h:1 would have prompts"),
         ("'http://h:1'}]}]|'http://h:1'}]}]\nscheduler: {policy: luck}", "scheduler.policy 'luck'"),
         ("'http://h:1'}]}]|'http://h:1'}]}]\ngateway: {listen: nowhere}", "not host:port"),
     ],

@@ -105,6 +105,16 @@ def test_engine_names_what_lacks(
     assert says in capsys.readouterr().err
 
 
+def test_no_engine_is_opened_to_the_network_unless_the_file_says_so(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(DEPLOYMENT.replace("plaintext: true", "plaintext: false").replace("a b", "1"))
+    assert main(["engine", "d1", str(file), "--vllm", "gpu"]) == 0
+    file.write_text(file.read_text().replace("127.0.0.1:2", "0.0.0.0:2"))
+    assert main(["engine", "d1", str(file), "--vllm", "gpu"]) == 2
+    assert "open to the network in plaintext" in capsys.readouterr().err
+
+
 def test_status_of_nothing_is_a_status(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(file), "--json"]) == 1
     report = printed(capsys, Snapshot)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from prfaas.core.addresses import parse_address, parse_url, stays_here
 from prfaas.core.deployment.agents import AgentConfig
-from prfaas.core.deployment.clusters import MachineConfig
 from prfaas.core.deployment.engines import EngineConfig
 from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.model import Deployment
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.strict import naming
 
 
@@ -23,7 +24,7 @@ def check_borders(deployment: Deployment) -> None:
             _check_agent(agent, deployment)
         for engine in machine.engines:
             with naming(f"engine {engine.name!r}"):
-                _check_engine(engine, machine)
+                _check_engine(engine, agent)
     for gateway in deployment.gateways:
         if not gateway.plaintext:
             with naming(f"gateway {gateway.name!r}"):
@@ -54,31 +55,47 @@ def _check_agent(agent: AgentConfig, deployment: Deployment) -> None:
             )
 
 
-def _check_engine(engine: EngineConfig, machine: MachineConfig) -> None:
-    agent = machine.agent
-    own = set()
-    if agent.tls is not None:  # It speaks to its engines for others.
-        places = (agent.admin, agent.listen, agent.admin_address, agent.link_address)
-        own = {parse_address(place).host for place in places}
-    if engine.url is not None and engine.url.startswith("http:"):
-        host = parse_url(engine.url).host
-        if host not in own and not stays_here(host):
-            raise ConfigError(
-                f"url {engine.url} would cross the network in plaintext; let the engine listen on "
-                f"127.0.0.1, where {_reached(agent)}, or speak https, or write plaintext: true at "
-                f"agent {agent.name!r} where the network is protected otherwise"
-            )
-    for key in ("kv_events", "kv_events_replay"):
-        endpoint = getattr(engine, key)
+def _check_engine(engine: EngineConfig, agent: AgentConfig) -> None:
+    """Also an address of its own machine is open: to everybody who reaches that machine."""
+    places = [("kv_events", engine.kv_events), ("kv_events_replay", engine.kv_events_replay)]
+    places += [("--kv-events-config", place) for place in _published_by(engine)]
+    if not (engine.url or "").startswith("https:"):
+        for key, host in (
+            (f"url {engine.url}", parse_url(engine.url).host if engine.url else None),
+            (f"--host {engine.option('--host')}", engine.option("--host")),
+        ):
+            if host is not None and not stays_here(host):
+                raise ConfigError(
+                    f"{key} would have prompts and answers open to the network in plaintext; let "
+                    f"the engine listen on 127.0.0.1, where {_reached(agent)}, or speak https, or "
+                    f"{_say_so(agent)}"
+                )
+    for key, endpoint in places:
         if endpoint is None or not endpoint.startswith("tcp://"):
             continue
-        host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-        if host not in own and host != "*" and not stays_here(host):
+        if not stays_here(endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
             raise ConfigError(
-                f"{key} {endpoint} would cross the network in plaintext, with the tokens of every "
-                f"prompt; publish on tcp://127.0.0.1:PORT, where {_reached(agent)}, or write "
-                f"plaintext: true at agent {agent.name!r} where the network is protected otherwise"
+                f"{key} {endpoint} would have the tokens of every prompt open to the network in "
+                f"plaintext; publish on tcp://127.0.0.1:PORT, where {_reached(agent)}, or "
+                f"{_say_so(agent)}"
             )
+
+
+def _published_by(engine: EngineConfig) -> tuple[str | None, ...]:
+    """Where its arguments have it publish KV events."""
+    try:
+        said = msgspec.json.decode(engine.option("--kv-events-config") or "", type=_KvEvents)
+    except UNREADABLE:
+        return ()  # There is none, or vLLM says why it takes none.
+    return (said.endpoint, said.replay_endpoint) if said.enable_kv_cache_events else ()
+
+
+class _KvEvents(msgspec.Struct):
+    """As vLLM takes it, with what it takes where nothing is said."""
+
+    enable_kv_cache_events: bool = False
+    endpoint: str = "tcp://*:5557"
+    replay_endpoint: str | None = None
 
 
 def _check_gateway(gateway: GatewayConfig) -> None:
@@ -99,3 +116,7 @@ def _reached(agent: AgentConfig) -> str:
     if agent.tls is None:
         return f"agent {agent.name!r} carries it for gateways as soon as it has tls: {{...}}"
     return f"agent {agent.name!r} carries it for gateways"
+
+
+def _say_so(agent: AgentConfig) -> str:
+    return f"write plaintext: true at agent {agent.name!r} where the network is protected otherwise"

@@ -8,6 +8,7 @@ from prfaas.core.deployment import Deployment, check_borders, is_carried, parse_
 from prfaas.core.errors import ConfigError
 
 TLS = "tls: {ca: ca.pem, cert: a.pem, key: a-key.pem}"
+EVERYWHERE = f'admin_advertise: "10.0.0.9:1", advertise: "10.0.0.9:4", {TLS}'
 
 
 def deployment(
@@ -41,7 +42,11 @@ SHOWN = "agent_tls: {ca: ca.pem, cert: g.pem, key: g-key.pem}"
         deployment(admin="[::1]:1", engine='url: "http://localhost:2"'),
         deployment(agent="plaintext: true", admin="10.0.0.9:1", engine='url: "http://10.0.0.7:2"'),
         deployment(agent=TLS, admin="10.0.0.9:1", gateway=SHOWN),
-        deployment(agent=TLS, gateway=SHOWN, engine='url: "http://10.0.0.9:2"'),
+        deployment(agent=TLS, gateway=SHOWN, engine='url: "http://[::ffff:127.0.0.1]:2"'),
+        deployment(engine="kv_events: 'tcp://[::ffff:127.0.0.1]:5557', args: [--host, '::1']"),
+        deployment(agent="plaintext: true", engine='kv_events: "tcp://*:5557"'),
+        deployment(engine="""args: ["--kv-events-config={}"]"""),
+        deployment(engine="""url: "https://d.example", args: [--host, "0.0.0.0"]"""),
         deployment(engine='url: "https://d.example"'),
         deployment(gateway='listen: "[::1]:8000", admin: "localhost:9090"'),
         deployment(gateway='listen: "0.0.0.0:8000", admin: ":9090", plaintext: true'),
@@ -75,7 +80,28 @@ def test_what_stays_or_is_encrypted_or_says_so_is_fine(fine: Deployment) -> None
         ),
         (
             deployment(engine='url: "https://d", kv_events: "tcp://10.0.0.7:5557"'),
-            "with the tokens of every prompt",
+            "the tokens of every prompt open",
+        ),
+        # What is bound to an address of its own machine, others reach too.
+        (
+            deployment(agent=TLS, gateway=SHOWN, engine='url: "http://10.0.0.9:2"'),
+            "engine 'd': url http://10.0.0.9:2 would",
+        ),
+        (
+            deployment(
+                agent=EVERYWHERE, admin="0.0.0.0:1", gateway=SHOWN, engine='url: "http://0.0.0.0:2"'
+            ),
+            "engine 'd': url http://0.0.0.0:2 would",
+        ),
+        (deployment(engine='kv_events: "tcp://*:5557"'), "kv_events tcp://*:5557 would"),
+        (
+            deployment(agent=TLS, gateway=SHOWN, engine='kv_events_replay: "tcp://10.0.0.9:1"'),
+            "kv_events_replay tcp://10.0.0.9:1 would",
+        ),
+        (deployment(engine='args: ["--host=0.0.0.0"]'), "--host 0.0.0.0 would"),
+        (
+            deployment(engine="""args: [--kv-events-config, '{"enable_kv_cache_events": true}']"""),
+            "--kv-events-config tcp://*:5557 would",
         ),
     ],
 )
