@@ -79,6 +79,27 @@ async def test_waiting_is_bounded_in_seconds_and_tokens() -> None:
         assert [r.status for r, _ in await asyncio.gather(*asked)] == [200] * 4
 
 
+async def test_what_is_refused_has_used_no_tokens_of_its_tenants() -> None:
+    limited = "{name: acme, api_keys: [acme-key], tokens_per_min: 1000}"
+    mock = MockDeployment(deadline="1000 s", gateway=f"\n  tenants: [{limited}]\n")
+    async with mock.running() as client:
+        await mock.ready()
+        become(mock, ONE_SLOT, ("gateway:\n", "gateway:\n  max_waiting_tokens: 7\n"))
+        queues = mock.gateway._driver.scheduler._requests.queues.of_all
+        gates = gated(mock)
+        asked = [
+            asyncio.create_task(ask(client, "abcd", "acme-key", stream=True)) for _ in range(3)
+        ]
+        await until(lambda: queues.sequences == 1)
+        for _ in range(5):
+            response, content = await ask(client, "a" * 400, "acme-key", stream=True)
+            assert (response.status, b"prompt tokens wait" in content) == (429, True)
+        for gate in gates:
+            gate.set()
+        assert [r.status for r, _ in await asyncio.gather(*asked)] == [200] * 3
+        assert (await ask(client, "a" * 400, "acme-key", stream=True))[0].status == 200
+
+
 async def test_answers_count_not_bodies() -> None:
     mock = MockDeployment()
     async with mock.running() as client:

@@ -207,15 +207,15 @@ class RequestFlow:
             return
         prompt, adapter = found
         self._take(exchange, prompt)
-        try:
-            exchange.use.take_tokens(*exchange.tokens())
-        except ApiError as error:
-            exchange.fail(error)
-            return
         sequences = slots_of(exchange.body, self.scheduler.view)
         refusal = self._too_late(exchange, sequences)
         if refusal is not None:
             exchange.fail(refusal)
+            return
+        try:  # Last: what is refused has used none of them.
+            exchange.use.take_tokens(*exchange.tokens())
+        except ApiError as error:
+            exchange.fail(error)
             return
         matches = self._match(prompt, exchange.body.cache_salt, adapter)
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool

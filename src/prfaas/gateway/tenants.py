@@ -105,7 +105,8 @@ class Tenant:
         """Another request of its. Raises TooManyRequests with the time after which it may come."""
         now, most = self._clock(), self.config.max_requests
         if most is not None and self.inflight >= most:
-            raise self._too_many("max_requests", f"{most} requests are answered at a time", None)
+            wait_s = self._until_one_ends()
+            raise self._too_many("max_requests", f"{most} requests are answered at a time", wait_s)
         if self._requests is not None:
             wait_s = self._requests.wait_s(1, now)
             if wait_s > 0:
@@ -118,6 +119,7 @@ class Tenant:
     def take_tokens(self, prompt: int, answer: int) -> None:
         """A request's prompt is so long, its answers may be so long. Raises TooManyRequests."""
         now, most = self._clock(), self.config.most_tokens
+        wait_s = 0.0 if self._tokens is None else self._tokens.wait_s(prompt, now)
         if most is not None and self.inflight_tokens + prompt + answer > most:
             if prompt + answer > most:
                 raise RequestRefused(
@@ -126,9 +128,9 @@ class Tenant:
                     "that this key may have at a time; lower max_tokens or shorten the prompt",
                     cause="max_tokens",
                 )
-            raise self._too_many("max_tokens", f"{most} tokens are answered at a time", None)
+            wait_s = max(wait_s, self._until_one_ends())
+            raise self._too_many("max_tokens", f"{most} tokens are answered at a time", wait_s)
         if self._tokens is not None:
-            wait_s = self._tokens.wait_s(prompt, now)
             if wait_s > 0:
                 raise self._too_many(
                     "tokens_per_min", f"{60 * self._tokens.rate:.0f} tokens a minute", wait_s
@@ -141,13 +143,18 @@ class Tenant:
         now = self._clock()
         self.inflight -= 1
         self.inflight_tokens -= tokens
-        self._takes_s += _NEWEST_COUNTS * (now - began - self._takes_s)
+        if tokens:  # One that was refused, or only asked what there is, took no time.
+            self._takes_s += _NEWEST_COUNTS * (now - began - self._takes_s)
         if self._tokens is not None and answer_tokens:
             self._tokens.take(answer_tokens, now)
 
-    def _too_many(self, limit: str, what: str, wait_s: float | None) -> TooManyRequests:
-        if wait_s is None:  # One ends, by what they have taken so far, after about:
-            wait_s = self._takes_s / max(1, self.inflight)
+    def _until_one_ends(self) -> float:
+        """Seconds, by what they have taken so far, about."""
+        return self._takes_s / max(1, self.inflight)
+
+    def _too_many(self, limit: str, what: str, wait_s: float) -> TooManyRequests:
+        if self._requests is not None:  # It comes again as another request.
+            wait_s = max(wait_s, self._requests.wait_s(1, self._clock()))
         return TooManyRequests(
             f"this key's limit is reached: {what} ({limit})",
             retry_after_s=max(1, ceil(wait_s)),

@@ -153,6 +153,41 @@ def test_what_is_answered_at_a_time_is_bounded() -> None:
     assert never.value.status == 400, "no waiting helps"
 
 
+def test_what_is_refused_says_nothing_of_how_long_answers_take() -> None:
+    clock = Clock()
+    (acme,) = tenants(one(max_tokens=1000), clock=clock)
+    for _ in range(40):
+        use = acme.begin()
+        use.take_tokens(500, 500)
+        clock.now += 60.0
+        use.end()
+    acme.begin().take_tokens(500, 500)
+    told = []
+    for _ in range(20):
+        with pytest.raises(TooManyRequests) as refused, acme.using() as use:
+            use.take_tokens(500, 500)
+        told.append(refused.value.retry_after_s)
+    assert set(told) == {30}, "of two requests that take a minute one ends after half of it"
+
+
+def test_who_waits_for_one_limit_need_not_wait_for_another_then() -> None:
+    clock = Clock()
+    (acme,) = tenants(one(requests_per_s=0.1, tokens_per_min=600, max_tokens=1000), clock=clock)
+    with acme.using() as use:
+        use.take_tokens(600, 0)
+    clock.now += 10.0
+    with pytest.raises(TooManyRequests, match="tokens_per_min") as refused, acme.using() as use:
+        use.take_tokens(150, 0)
+    assert refused.value.retry_after_s == 10, "5 s until the tokens are there, 10 until a request"
+    clock.now += 10.0
+    with acme.using() as use:
+        use.take_tokens(150, 850)
+        clock.now += 10.0
+        with pytest.raises(TooManyRequests, match="max_tokens") as refused, acme.using() as more:
+            more.take_tokens(400, 0)
+        assert refused.value.retry_after_s == 25, "250 more tokens, at 10 a second"
+
+
 def test_limits_change_while_requests_run() -> None:
     both = tenants(one(max_requests=1), OTHER)
     use = both.find(shown("Bearer acme-key")).begin()
