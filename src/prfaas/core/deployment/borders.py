@@ -39,9 +39,11 @@ def is_carried(engine: EngineConfig, agent: AgentConfig) -> bool:
 
 def _check_agent(agent: AgentConfig, deployment: Deployment) -> None:
     if agent.tls is None:
-        if not stays_here(parse_address(agent.admin_address, what="admin").host):
+        for place in (agent.admin_address, agent.admin):  # Dialled, and bound.
+            if stays_here(parse_address(place, what="admin").host):
+                continue
             raise ConfigError(
-                f"its HTTP at {agent.admin_address} would cross the network in plaintext; write "
+                f"its HTTP at {place} would cross the network in plaintext; write "
                 "tls: {ca, cert, key} ('prfaas certs' makes them), or plaintext: true where the "
                 "network is protected otherwise"
             )
@@ -101,6 +103,7 @@ class _KvEvents(msgspec.Struct):
 def _check_gateway(gateway: GatewayConfig) -> None:
     for key, place, tls, what, wanted in (
         ("listen", gateway.listen, gateway.tls, "prompts, answers and keys", "tls: {cert, key}"),
+        ("advertise", gateway.advertise, gateway.tls, "operators' keys", "tls: {cert, key}"),
         ("admin", gateway.admin, gateway.agent_tls, "operators' keys", "agent_tls: {ca, ...}"),
     ):
         if place is None or tls is not None or stays_here(parse_address(place, what=key).host):

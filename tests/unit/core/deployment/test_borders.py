@@ -72,6 +72,14 @@ def test_what_stays_or_is_encrypted_or_says_so_is_fine(fine: Deployment) -> None
             deployment(gateway=f'admin: "10.0.0.9:9090", tls: {FRONT}'),
             "admin 10.0.0.9:9090 would have operators' keys cross",
         ),
+        (
+            deployment(admin="0.0.0.0:1", agent='admin_advertise: "127.0.0.1:1"'),
+            "agent 'a': its HTTP at 0.0.0.0:1 would cross",
+        ),
+        (
+            deployment(gateway='listen: "127.0.0.1:80", advertise: "g.example:80"'),
+            "advertise g.example:80 would have operators' keys cross",
+        ),
         (deployment(agent=TLS), "prfaas certs issue gateway' and write at the gateway: agent_tls"),
         (deployment(engine='url: "http://10.0.0.7:2"'), "engine 'd': url http://10.0.0.7:2 would"),
         (
