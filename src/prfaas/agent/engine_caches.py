@@ -7,15 +7,16 @@ Events name every prompt's tokens and salts. They end here: gateways get names a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
 import msgspec
 
-from prfaas.core.addresses import endpoint_at, parse_url
+from prfaas.core.addresses import endpoint_at, is_heard_elsewhere, parse_url
 from prfaas.core.errors import EngineError
 from prfaas.index.keys import BlockHasher
 from prfaas.kv_events.feed import FeedState, KvEventFeed, feeds_context
@@ -25,6 +26,8 @@ from prfaas.pool.engines import EngineEntry
 from prfaas.process.answers import read_at_most
 from prfaas.process.failures import in_words
 from prfaas.tls.front import trusting
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=2.0)
 _MOST_ENGINES = 64
@@ -119,7 +122,22 @@ async def _source(reach: EngineReach) -> tuple[str, str | None]:
             ):
                 body = await read_at_most(answer, _LONGEST_ANSWER)
                 events, replay = source_of(reach.name, answer.status, body)
+                for place in filter(None, (events, replay)):
+                    _warn_of_strangers(reach.name, place)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineError(f"engine {reach.name} does not answer: {in_words(error)}") from error
     host = parse_url(reach.url).host
     return endpoint_at(events, host), replay and endpoint_at(replay, host)
+
+
+@lru_cache(maxsize=1024)  # Once.
+def _warn_of_strangers(engine: str, endpoint: str) -> None:
+    """The file does not say where it publishes, so nobody could refuse that."""
+    if is_heard_elsewhere(endpoint):
+        log.warning(
+            "engine %s publishes at %s: whoever reaches this machine reads the tokens of every "
+            "prompt; start it with an endpoint like ipc:///run/prfaas/%s.events",
+            engine,
+            endpoint,
+            engine,
+        )

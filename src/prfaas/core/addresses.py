@@ -89,6 +89,13 @@ def endpoint_at(endpoint: str, host: str) -> str:
     return endpoint.replace("*", _bracketed(host))
 
 
+def is_heard_elsewhere(endpoint: str) -> bool:
+    """Whether other machines may connect to what publishes at a ZMQ endpoint."""
+    if not endpoint.startswith("tcp://"):
+        return False
+    return not stays_here(endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]"))
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from prfaas.core.addresses import parse_address, parse_url, stays_here
+from prfaas.core.addresses import is_heard_elsewhere, parse_address, parse_url, stays_here
 from prfaas.core.deployment.agents import AgentConfig
 from prfaas.core.deployment.engines import EngineConfig
 from prfaas.core.deployment.gateways import GatewayConfig
@@ -73,9 +73,7 @@ def _check_engine(engine: EngineConfig, agent: AgentConfig) -> None:
                     f"{_say_so(agent)}"
                 )
     for key, endpoint in places:
-        if endpoint is None or not endpoint.startswith("tcp://"):
-            continue
-        if not stays_here(endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
+        if endpoint is not None and is_heard_elsewhere(endpoint):
             raise ConfigError(
                 f"{key} {endpoint} would have the tokens of every prompt open to the network in "
                 f"plaintext; publish on tcp://127.0.0.1:PORT, where {_reached(agent)}, or "

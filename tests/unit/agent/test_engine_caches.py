@@ -1,0 +1,35 @@
+"""What an agent says of where its engines publish what they cache."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from prfaas.agent.engine_caches import EngineReach, _source
+from prfaas.kv_events.sources import PATH
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "replay", "told"),
+    [
+        ("tcp://*:5557", None, 1),
+        ("tcp://0.0.0.0:5557", "tcp://10.0.0.9:5558", 2),
+        ("tcp://[::ffff:127.0.0.1]:5557", "tcp://127.0.0.1:5558", 0),
+        ("ipc:///run/prfaas/e.events", "ipc:///run/prfaas/e.replay", 0),
+    ],
+)
+async def test_an_engine_that_tells_strangers_is_warned_of_once(
+    endpoint: str, replay: str | None, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def sources(_request: web.Request) -> web.Response:
+        return web.json_response({"0": {"endpoint": endpoint, "replay_endpoint": replay}})
+
+    app = web.Application()
+    app.router.add_get(PATH, sources)
+    async with TestServer(app) as server:
+        reach = EngineReach(name=f"e-{told}", url=str(server.make_url("")))
+        for _ in range(3):
+            await _source(reach)
+    lines = [r.getMessage() for r in caplog.records if "reads the tokens" in r.getMessage()]
+    assert len(lines) == told
