@@ -119,7 +119,10 @@ def certificates(certs: Path, *names: str) -> None:
         issue(certs, name)
 
 
-def make_deployment(run: Path, url: str, events: str, replay: str) -> Deployment:
+def make_deployment(
+    run: Path, url: str, events: str, replay: str, *, crl: Path | None = None
+) -> Deployment:
+    listed = "" if crl is None else f", crl: {crl}"
     own = f"ca: {run}/certs/ca.pem, cert: {run}/certs/%s.pem, key: {run}/certs/%s-key.pem"
     return parse_deployment(
         f"""
@@ -130,7 +133,7 @@ clusters:
               kv_events_replay: "{replay}", api_key_env: CARRIED_TEST_KEY}}]
   agent: {{name: a, admin: "{free_address()}", socket: {run}/s, arena: 4 MiB, slot: 64 KiB,
            tls: {{{own % ("a", "a")}}}}}
-gateway: {{agent_tls: {{{own % ("gateway", "gateway")}}}}}
+gateway: {{agent_tls: {{{own % ("gateway", "gateway")}{listed}}}}}
 """,
         source="test",
     )

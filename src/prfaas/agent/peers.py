@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
-from typing import cast
 
 from prfaas.agent.refusals import Refusals
 from prfaas.tls.context import names_of
-from prfaas.tls.live import LiveTls, Shown, name_in, shown_by
+from prfaas.tls.live import LiveTls
+from prfaas.tls.trusted import OpenTransports
 
 _OPEN = frozenset({"/health", "/metrics", "/links", "/engines"})
 """Answered at once: who holds no right to more cannot hold a connection either."""
@@ -26,7 +26,7 @@ class Peers:
     def __init__(self, tls: LiveTls | None, gateways: Collection[str]) -> None:
         self.tls, self.gateways = tls, frozenset(gateways)
         self.refusals = Refusals()
-        self._open: dict[asyncio.BaseTransport, Shown] = {}
+        self._open = OpenTransports()
 
     def is_gateway(self, transport: asyncio.BaseTransport | None) -> bool:
         """Whether a gateway of the deployment is at the other end, or may be."""
@@ -34,11 +34,9 @@ class Peers:
             return True
         peer = None if transport is None else transport.get_extra_info("peercert")
         if transport is not None and peer is not None:
-            if transport not in self._open:
-                self._open[transport] = shown_by(transport.get_extra_info("ssl_object"))
-            # Its handshake was before it was revoked: `end_untrusted` ends it, but not at once.
-            if self.tls.why_not(self._open[transport], now=time.time()) is not None:
-                return False
+            shown = self._open.add(transport)
+            if self.tls.why_not(shown, now=time.time()) is not None:
+                return False  # `end_untrusted` ends it, but not at once.
         found = names_of(peer)
         return any(self.tls.files.name_of(name) in found for name in self.gateways)
 
@@ -49,11 +47,4 @@ class Peers:
     def end_untrusted(self, *, now: float) -> list[str]:
         """End open connections that would not be made any more; a line of the log for each.
         ``now``: Unix seconds."""
-        self._open = {t: peer for t, peer in self._open.items() if not t.is_closing()}
-        ended = []
-        for transport, peer in self._open.items():
-            why = None if self.tls is None else self.tls.why_not(peer, now=now)
-            if why is not None:
-                cast(asyncio.Transport, transport).abort()
-                ended.append(f"HTTP connection with {name_in(peer)} ended: {why}")
-        return ended
+        return [] if self.tls is None else self._open.end_untrusted(self.tls.trusted, now=now)

@@ -29,10 +29,12 @@ from prfaas.tls.expiry import Expiry, certificate_expiry, expiring
 from prfaas.tls.files import files_in
 from prfaas.tls.front import FrontTls, front_context
 from prfaas.tls.live import expiries_of
+from prfaas.tls.trusted import Authorities, OpenTransports, Trusted, read_authorities
 
 logger = logging.getLogger(__name__)
 
 _WARN_S = 86400.0
+_LOOK_S = 1.0
 
 
 class ReadAccess(NamedTuple):
@@ -44,6 +46,8 @@ class ReadAccess(NamedTuple):
     admin_tls: ssl.SSLContext | None
     engines: dict[str, Credentials]
     agents: dict[str, PeerContext]
+    authorities: Authorities | None
+    """By which agents are believed."""
     expiries: dict[str, Expiry]
     """Of its own certificates, and the list of revoked ones."""
 
@@ -61,6 +65,7 @@ def read_access(deployment: Deployment) -> ReadAccess:
         _shown(config.admin_shows, ssl.TLSVersion.TLSv1_3),
         read_credentials(deployment, agents),
         agents,
+        None if config.agent_tls is None else read_authorities(files_in(config.agent_tls)),
         _expiries(config),
     )
 
@@ -87,7 +92,9 @@ class Access:
 
     def __init__(self, deployment: Deployment, metrics: GatewayMetrics) -> None:
         read = read_access(deployment)
-        self._engines, self._agents = read.engines, read.agents
+        self._opened = OpenTransports()
+        self._trusted = Trusted()
+        self._show(read)
         self.tenants = Tenants(read.tenants)
         self.operators = Keys(read.operators)
         self.refusals = Refusals(metrics)
@@ -105,7 +112,14 @@ class Access:
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
         self._tell(read)
+        self._show(read)
+
+    def _show(self, read: ReadAccess) -> None:
         self._engines, self._agents = read.engines, read.agents
+        for context in read.agents.values():
+            context.opened = self._opened
+        if read.authorities is not None:
+            self._trusted.take(read.authorities)
 
     def _tell(self, read: ReadAccess) -> None:
         self._expiries = read.expiries
@@ -122,6 +136,14 @@ class Access:
                 logger.warning("%s", line)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._taken.wait(), _WARN_S)
+
+    async def end_untrusted(self) -> None:
+        """End open connections to agents, and through them, that would not be made any more: within
+        a second of what was read. For ever."""
+        while True:
+            for line in self._opened.end_untrusted(self._trusted, now=time.time()):
+                logger.warning("%s", line)
+            await asyncio.sleep(_LOOK_S)
 
     def show_to(
         self, engines: Mapping[str, EngineClient], agents: Mapping[str, AgentClient]

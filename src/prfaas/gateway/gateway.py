@@ -140,6 +140,7 @@ class Gateway:
         self.run_beside("threshold", self.thresholds.run)
         self.run_beside("hot_copies", self.requests.elsewhere.hot_copies.run)
         self.run_beside("certificates", self.access.warn)
+        self.run_beside("connections", self.access.end_untrusted)
 
     def _know_all(self, most_engines: int) -> None:
         """Clients of all engines and agents, and what is known of their caches."""

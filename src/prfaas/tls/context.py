@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from prfaas.core.addresses import Address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.trusted import OpenTransports
 
 ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
 
@@ -43,6 +44,8 @@ class PeerContext(ssl.SSLContext):
     peer: str
     address: Address
     """Where it is dialled, also for its engines."""
+    opened: OpenTransports | None = None
+    """Told of each connection, where the process outlives what its files say."""
 
 
 class _NamedEnd(ssl.SSLObject):
@@ -98,6 +101,8 @@ def check_server(context: PeerContext, transport: asyncio.BaseTransport) -> None
     names = names_of(transport.get_extra_info("peercert"))
     if context.peer not in names:
         raise PeerError(_other(names, context.peer))
+    if context.opened is not None:
+        context.opened.add(transport)
 
 
 def _context(context: ContextKind, files: TlsFiles) -> ContextKind:

@@ -8,20 +8,15 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Iterable
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from prfaas.core.errors import PeerError
 from prfaas.tls.context import check_identity, client_context, server_context
-from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry, read_lists
+from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.trusted import Shown, Trusted, name_in, read_authorities, shown_by
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
-Shown = tuple[x509.Certificate, ...]
-"""What the other end of a connection was believed by: its certificate, then each one's issuer."""
 
 
 class LiveTls:
@@ -35,8 +30,7 @@ class LiveTls:
         self._lock = threading.Lock()
         self._open: weakref.WeakKeyDictionary[ssl.SSLSocket, Shown]
         self._open = weakref.WeakKeyDictionary()
-        self._withdrawn: frozenset[x509.Certificate] = frozenset()
-        self._trusted: frozenset[x509.Certificate] = frozenset()
+        self.trusted = Trusted()
         self.read(files)
 
     def read(self, files: TlsFiles) -> None:
@@ -44,11 +38,8 @@ class LiveTls:
         that are open stay so until `end_untrusted`."""
         stamp = stamp_of(files)
         server, client = server_context(files), client_context(files)
-        self.expiries = expiries_of(files)
-        lists = [] if files.crl is None else read_lists(files.crl)
-        self._revoked = frozenset((e.issuer, one.serial_number) for e in lists for one in e)
-        trusted = frozenset(x509.load_pem_x509_certificates(files.ca.read_bytes()))
-        self._withdrawn, self._trusted = (self._withdrawn | self._trusted) - trusted, trusted
+        self.expiries, found = expiries_of(files), read_authorities(files)
+        self.trusted.take(found)
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
         self.version += 1
 
@@ -72,16 +63,8 @@ class LiveTls:
             self._open[sock] = shown
 
     def why_not(self, shown: Shown, *, now: float) -> str | None:
-        """Why a connection would not be made any more whose other end has shown these certificates;
-        None where it would. ``now``: Unix seconds."""
-        peer = shown[0]
-        if (peer.issuer, peer.serial_number) in self._revoked:
-            return "its certificate is revoked"
-        if peer.not_valid_after_utc.timestamp() < now:
-            return "its certificate has expired"
-        if self._withdrawn and not _is_of(shown, self._trusted):
-            return "its certificate is of an authority that is not trusted any more"
-        return None
+        """See `Trusted`."""
+        return self.trusted.why_not(shown, now=now)
 
     def end_untrusted(self, *, now: float) -> list[str]:
         """End open connections of `check_peer` that would not be made any more; a line of the log
@@ -110,33 +93,6 @@ def expiries_of(files: TlsFiles) -> dict[str, Expiry]:
 def stamp_of(files: TlsFiles) -> Stamp:
     """What changes with any of them."""
     return tuple(_stamp(path) for path in (files.ca, files.cert, files.key, files.crl))
-
-
-def name_in(shown: Shown) -> str:
-    """What a certificate calls its owner, for people."""
-    return shown[0].subject.rfc4514_string()
-
-
-def shown_by(end: ssl.SSLObject | ssl.SSLSocket) -> Shown:
-    """What the other end of a connection has shown, with the authorities that it was believed by,
-    where Python tells them."""
-    try:  # Public from Python 3.13 on.
-        chain = end._sslobj.get_verified_chain()  # type: ignore[union-attr]
-        return tuple(x509.load_pem_x509_certificate(each.public_bytes().encode()) for each in chain)
-    except (AttributeError, TypeError):
-        return (x509.load_der_x509_certificate(end.getpeercert(True) or b""),)
-
-
-def _is_of(shown: Shown, authorities: frozenset[x509.Certificate]) -> bool:
-    return not authorities.isdisjoint(shown) or any(_issued(each, authorities) for each in shown)
-
-
-def _issued(peer: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:
-    for authority in authorities:
-        with contextlib.suppress(ValueError, TypeError, InvalidSignature):
-            peer.verify_directly_issued_by(authority)
-            return True
-    return False
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:

@@ -1,0 +1,105 @@
+"""An agent that is revoked while a gateway follows it, and asks engines through it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.faults.test_carried import Engine, certificates, make_deployment
+
+from prfaas.agent.service import Agent
+from prfaas.agent.settings import settings_for
+from prfaas.core.errors import LinkError
+from prfaas.gateway.endpoints import resolve
+from prfaas.gateway.gateway import Gateway
+from prfaas.gateway.http_answer import Timeouts
+from prfaas.gateway.upstream_errors import CONNECTION_ERRORS
+from prfaas.launch.addresses import free_address
+from prfaas.testing.mock_deployment import until
+from prfaas.tls.authority import issue, revoke
+
+
+@pytest.fixture
+async def followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Gateway, Engine]]:
+    """A gateway with a revocation list (which names nobody of these), an agent and its engine."""
+    monkeypatch.setenv("CARRIED_TEST_KEY", "an-engine-key")
+    certs, server = tmp_path / "certs", Engine()
+    certificates(certs, "a", "b", "gateway")
+    revoke(certs, "b")
+    await server.start()
+    events = f"tcp://{free_address()}", f"tcp://{free_address()}"
+    text = make_deployment(tmp_path, server.url, *events, crl=certs / "crl.pem")
+    agent = Agent(settings_for(text, "a"))
+    await agent.start()
+    gateway = Gateway(text, resolve(text, source="test"))
+    await gateway.start()
+    try:
+        yield gateway, server
+    finally:
+        server.release.set()
+        await gateway.close()
+        await agent.close()
+        await server.stop()
+
+
+@asynccontextmanager
+async def asking(gateway: Gateway, server: Engine) -> AsyncIterator[asyncio.Future[list[None]]]:
+    """Streams of an agent, and an answer through it, which has begun and does not end."""
+    begun: set[str] = set()
+
+    async def follow(what: str, news: AsyncIterator[object]) -> None:
+        async for _ in news:
+            begun.add(what)
+
+    async def until_it_breaks(what: str, news: AsyncIterator[object]) -> None:
+        with pytest.raises((LinkError, *CONNECTION_ERRORS)):
+            await follow(what, news)
+
+    async def answer() -> AsyncIterator[bytes]:
+        async with await gateway._http.request(
+            "POST",
+            server.url,
+            "/v1/completions",
+            timeouts=Timeouts(None, 2.0),
+            tls=gateway.engines["d"].credentials.tls,
+        ) as found:
+            async for piece in found.pieces():
+                yield piece
+
+    agent = gateway.agents["a"]
+    task = asyncio.ensure_future(
+        asyncio.gather(
+            until_it_breaks("links", agent.link_states()),
+            until_it_breaks("cache", agent.cache_news()),
+            until_it_breaks("engine's cache", agent.kv_events("d", "", 0)),
+            until_it_breaks("answer", answer()),
+        )
+    )
+    try:
+        await until(lambda: task.done() or len(begun) == 4)
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_was_asked_of_an_agent_ends_when_it_is_revoked(
+    followed: tuple[Gateway, Engine], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway, server = followed
+    async with asking(gateway, server) as asked:
+        issue(tmp_path / "certs", "c")
+        revoke(tmp_path / "certs", "c")
+        gateway.become(gateway.deployment, source="test")
+        await asyncio.sleep(1.5)
+        assert not asked.done(), "somebody else was revoked"
+        revoke(tmp_path / "certs", "a")
+        gateway.become(gateway.deployment, source="test")
+        await asyncio.wait_for(asked, 30)
+        assert "CN=a ended: its certificate is revoked" in caplog.text
+        await until(lambda: not gateway.fleet.up)
