@@ -33,6 +33,12 @@ _SERVE = {
 }
 
 
+_ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Ranks of one engine meet over sockets, also where there is one rank alone. By default these
+listen at the address that the machine's name has, take whoever comes, and keep each connection:
+strangers who come some thousand times end the engine."""
+
+
 class Command(msgspec.Struct, frozen=True):
     """``environment`` is added to the supervisor's own."""
 
@@ -126,7 +132,7 @@ def journal_of(
 
 
 def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> dict[str, str]:
-    environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_ON_LOOPBACK}
     if os.path.isdir(model_path):
         environment["HF_HUB_OFFLINE"] = "1"
     if vllm == "cpu":

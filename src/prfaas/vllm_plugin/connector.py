@@ -30,6 +30,7 @@ from vllm.logger import init_logger
 from prfaas.core.errors import ConfigError
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
+from prfaas.vllm_plugin.open_ports import open_ports, open_ports_warning
 from prfaas.vllm_plugin.prefix_names import weights_identity
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide
 from prfaas.vllm_plugin.support import answers_warning, check_supported
@@ -168,6 +169,9 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         missing = [key for key in ("agent_socket", "engine") if not extra.get(key)]
         if missing:
             raise ConfigError(f"kv_connector_extra_config lacks {', '.join(missing)}")
+        # Ranks have met by now; what vLLM itself is to publish is not open yet.
+        if (warning := open_ports_warning(open_ports())) is not None:
+            logger.warning(warning)
         self._worker = WorkerSide(
             self._vllm_config,
             self._kv_cache_config,

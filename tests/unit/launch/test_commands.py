@@ -139,6 +139,17 @@ def test_an_engine_listens_at_the_host_of_its_url() -> None:
     assert _option(arguments, "--port") == "8001"
 
 
+@pytest.mark.parametrize("vllm", ["cpu", "gpu"])
+def test_ranks_of_an_engine_meet_on_loopback_unless_the_file_says_otherwise(vllm: str) -> None:
+    deployment = _resolved()
+    engine = deployment.clusters[1].engines[1]
+    environment = engine_command(deployment, engine, vllm=vllm).environment
+    assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "lo"
+    engine = msgspec.structs.replace(engine, env={"GLOO_SOCKET_IFNAME": "eth1"})
+    environment = engine_command(deployment, engine, vllm=vllm).environment
+    assert environment["GLOO_SOCKET_IFNAME"] == "eth1"
+
+
 def test_on_gpus_vllm_serve_is_started_and_no_core_is_bound() -> None:
     deployment = _resolved()
     command = engine_command(deployment, deployment.clusters[1].engines[1], vllm="gpu")
