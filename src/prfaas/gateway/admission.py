@@ -3,8 +3,6 @@ at once."""
 
 from __future__ import annotations
 
-from math import ceil
-
 from prfaas.gateway.api_errors import TooManyRequests
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.exchange import Exchange
@@ -45,12 +43,12 @@ def too_late(
         message = (
             f"it would wait {wait_s:.0f} s for a place to be answered, and may wait {limit_s:.0f} s"
         )
-        return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s - limit_s)))
+        return TooManyRequests(message, retry_after_s=wait_s - limit_s)
     tokens, mine = queues.tokens, exchange.facts.total_tokens or 1
     few = most_tokens // _FOR_OTHERS
     if tenant.has_others and queues.tokens_of[tenant.name] + mine > few:
         most_tokens -= few
     if tokens and tokens + mine > most_tokens:
         message = f"{tokens} prompt tokens wait, and at most {most_tokens} may"
-        return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s)))
+        return TooManyRequests(message, retry_after_s=wait_s)
     return None

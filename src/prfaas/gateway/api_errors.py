@@ -55,18 +55,23 @@ class RequestRefused(ApiError, CallerError):
 
 
 class TooManyRequests(ApiError, CapacityError):
-    """429: what there is is full; the same request may be served a little later."""
+    """429: what there is is full; the same request may be served after ``retry_after_s``."""
 
-    def __init__(self, message: str, *, retry_after_s: int = 1, cause: str | None = None) -> None:
-        super().__init__(
-            429, message, kind="rate_limit_error", retry_after_s=retry_after_s, cause=cause
-        )
+    def __init__(self, message: str, *, retry_after_s: float, cause: str | None = None) -> None:
+        super().__init__(429, message, kind="rate_limit_error", cause=cause)
+        self.wait(retry_after_s)
+
+    def wait(self, seconds: float) -> None:
+        """So long at least, also for another reason."""
+        self.retry_after_s = max(1, ceil(seconds), self.retry_after_s or 0)
 
 
 class ServiceUnavailable(ApiError, CapacityError):
     """503: nothing that could answer is up."""
 
     def __init__(self, message: str) -> None:
+        # Nobody knows when something is; within a second or so after that it is seen here, and
+        # another gateway may answer at once.
         super().__init__(503, message, kind="service_unavailable_error", retry_after_s=1)
 
 
@@ -95,7 +100,8 @@ def failed_request(command: FailRequest) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
     kind, message = command.kind, command.message
     if kind in (ErrorKind.FULL, ErrorKind.OVERLOADED):
-        return TooManyRequests(message, retry_after_s=max(1, ceil(command.retry_after_s or 1)))
+        # Engines that do not say when have room whenever an answer of theirs ends.
+        return TooManyRequests(message, retry_after_s=command.retry_after_s or 0)
     if kind is ErrorKind.DEADLINE:
         return DeadlinePassed(message)
     if kind is ErrorKind.UNAVAILABLE:

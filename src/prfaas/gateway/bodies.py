@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from aiohttp import web
 
 from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
+from prfaas.gateway.tenants import Tenant
 from prfaas.process.http_handler import received
 
 _CODINGS = frozenset({"identity", "gzip", "deflate"})
@@ -26,23 +27,39 @@ _READ_BYTES_PER_S = 256 * 1024 * 1024
 """So many are read here in half of the time, beside those that each may have at once: large bodies
 of which the last byte comes at one time are one behind the other all the same."""
 
+_NEWEST_COUNTS = 0.2
+"""The share of the latest body in how long bodies are held; the rest is what was known before."""
+
 
 class Places:
-    """How many requests there may be at a time. ``whose``: a tenant, where there are others: the
-    last eighth of all places is for those that have no more than that."""
+    """How many requests there may be at a time. Where there are several tenants the last eighth of
+    all places is for those that have no more than that."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._taken_by: Counter[str] = Counter()
 
+    def full(self, tenant: Tenant | None) -> TooManyRequests:
+        """What is said where there is none for this tenant; None: an operator.
+
+        All places are given back within the time of a request, by how long the tenant's own take:
+        others' are not its to know, nor how many of them there are. Who may have none of the last
+        eighth waits until that is free, and one more.
+        """
+        ending = 1
+        if tenant is not None and self._taken_by[tenant.name] > self.most // 8:
+            ending += self.most // 8
+        wait_s = 0.0 if tenant is None else tenant.takes_s * ending / self.most
+        return TooManyRequests("too many requests in flight", retry_after_s=wait_s)
+
     @contextmanager
-    def one(self, taken: int, whose: str | None) -> Iterator[None]:
+    def one(self, taken: int, tenant: Tenant | None) -> Iterator[None]:
         """A place for as long as the block lasts, beside so many that are ``taken``. Raises
         TooManyRequests."""
-        few = self.most // 8
+        few, whose = self.most // 8, name_apart(tenant)
         own = 0 if whose is None else self._taken_by[whose]
         if taken >= self.most or (own > few and taken >= self.most - few):
-            raise TooManyRequests("too many requests in flight")
+            raise self.full(tenant)
         if whose is not None:
             self._taken_by[whose] += 1
         try:
@@ -66,6 +83,8 @@ class Bodies:
         self.most_bytes, self.within_s = most_bytes, within_s
         self.held_bytes = 0
         self._held_by: Counter[str] = Counter()
+        self._takes_s: dict[str | None, float] = {}
+        """How long a tenant's bodies are held, about."""
         self._beside = _Lines(_BESIDE_BYTES_PER_S)
         self._tight, self._large = _Lines(_TIGHT_BYTES_PER_S), _Lines(_READ_BYTES_PER_S)
 
@@ -89,7 +108,7 @@ class Bodies:
         if announced > request.client_max_size:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, announced)
         self._take(announced, whose)
-        taken = announced
+        taken, began = announced, _now()
         try:
             parts, size = [], 0
             try:
@@ -116,18 +135,30 @@ class Bodies:
             yield b"".join(parts)
         finally:
             self._give_back(taken, whose)
+            takes_s = self._takes_s.get(whose, _now() - began)
+            self._takes_s[whose] = takes_s + _NEWEST_COUNTS * (_now() - began - takes_s)
 
     def _take(self, size: int, whose: str | None) -> None:
         # Alone a body is let in: the application bounds each.
         own = 0 if whose is None else self._held_by[whose]
-        full = self.held_bytes and self.held_bytes + size > self.most_bytes
+        full = self.held_bytes > 0 and self.held_bytes + size > self.most_bytes
         if full or (own and own + size > self.most_bytes // 2):
-            raise TooManyRequests(
-                "the bodies of other requests fill the memory that there is for them"
-            )
+            wait_s = self._takes_s.get(whose, 0.0) * self._share(size, whose, full=full)
+            why = "the bodies of other requests fill the memory that there is for them"
+            raise TooManyRequests(why, retry_after_s=wait_s)
         self.held_bytes += size
         if whose is not None:
             self._held_by[whose] += size
+
+    def _share(self, size: int, whose: str | None, *, full: bool) -> float:
+        """What of the bodies that are held must have ended before there is room for one, about.
+        Where others' fill it, it is what a tenant can know: that they are as much as there may
+        be."""
+        own = self.held_bytes if whose is None else self._held_by[whose]
+        if whose is None:
+            return min(1.0, (own + size - self.most_bytes) / own)
+        share = (own + size - self.most_bytes // 2) / own if own else 0.0
+        return min(1.0, max(share, size / self.most_bytes if full else 0.0))
 
     def _give_back(self, size: int, whose: str | None) -> None:
         self.held_bytes -= size
@@ -153,6 +184,15 @@ class _Lines:
         at = max(now, self._clear_at.get(name, now)) + size / self._bytes_per_s
         self._clear_at[name] = at
         return at - now
+
+
+def name_apart(tenant: Tenant | None) -> str | None:
+    """Whose share of what there is for requests is used; None: it is not shared."""
+    return tenant.name if tenant is not None and tenant.has_others else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _beside(request: web.Request, before: int) -> int:

@@ -81,7 +81,7 @@ class ClientApi:
         access, tenant = self._gateway.access, request[TENANT]
         with tenant.using() as use:
             flow = self._gateway.requests
-            async with flow.reading(request, whose=self._whose(tenant)) as raw:
+            async with flow.reading(request, tenant) as raw:
                 body = RequestBody(endpoint, raw)
                 self._claim(body, tenant)
                 serving = await self._serving(body.model)
@@ -119,7 +119,7 @@ class ClientApi:
         requests."""
         flow, tenant = self._gateway.requests, request[TENANT]
         with tenant.using():
-            async with flow.reading(request, whose=self._whose(tenant), keeps=True) as raw:
+            async with flow.reading(request, tenant, keeps=True) as raw:
                 model = model_named_in(raw)
                 tenant.check_model(model)
                 own = partial(tenant_salt, self._owner(tenant) or "")
@@ -135,7 +135,7 @@ class ClientApi:
                 "tenants have caches of their own here: ask /v1/embeddings",
             )
         with tenant.using() as use:
-            async with flow.reading(request, whose=self._whose(tenant), keeps=True) as raw:
+            async with flow.reading(request, tenant, keeps=True) as raw:
                 # It is read, and belongs to a tenant, as a completion is.
                 body = RequestBody("/v1/completions", raw)
                 self._claim(body, tenant)
@@ -153,10 +153,6 @@ class ClientApi:
             if found:
                 return max(found, key=lambda g: g.models.claim(model))
         return self._gateway
-
-    def _whose(self, tenant: Tenant) -> str | None:
-        """Whose share of the memory for bodies is used; None: it is not shared."""
-        return tenant.name if self._gateway.access.tenants.several else None
 
     def _claim(self, body: RequestBody, tenant: Tenant) -> None:
         """Make it the tenant's. Raises RequestRefused."""

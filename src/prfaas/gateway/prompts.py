@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from math import ceil
 
 import msgspec
 
@@ -227,7 +226,7 @@ def _explained(failures: list[PrfaasError]) -> ApiError:
         return EngineFailed(f"tokenising the prompt failed: {failed[-1]}")
     full = [error.retry_after_s for error in failures if isinstance(error, EngineFull)]
     if full:
-        return TooManyRequests(str(failures[-1]), retry_after_s=ceil(min(full)))
+        return TooManyRequests(str(failures[-1]), retry_after_s=min(full))
     local = [error for error in failures if isinstance(error, LocalFault)]
     return ServiceUnavailable(str(local[0]) if local else "no engine is up to tokenise the prompt")
 

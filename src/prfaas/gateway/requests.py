@@ -23,7 +23,7 @@ from prfaas.gateway.api_errors import (
     TooManyRequests,
 )
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
-from prfaas.gateway.bodies import Bodies, Places
+from prfaas.gateway.bodies import Bodies, Places, name_apart
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.cached_elsewhere import CachedElsewhere
 from prfaas.gateway.driver import Driver
@@ -38,7 +38,7 @@ from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer, short_prompt
 from prfaas.gateway.pulls import PromptToPull
 from prfaas.gateway.served_models import ServedModels
-from prfaas.gateway.tenants import Use
+from prfaas.gateway.tenants import Tenant, Use
 from prfaas.gateway.token_ids import TokenIds
 from prfaas.gateway.tracing import NO_TRACING, Trace
 from prfaas.index.keys import PromptKeys
@@ -145,16 +145,16 @@ class RequestFlow:
 
     @asynccontextmanager
     async def reading(
-        self, request: web.Request, *, whose: str | None = None, keeps: bool = False
+        self, request: web.Request, tenant: Tenant | None = None, *, keeps: bool = False
     ) -> AsyncIterator[bytes]:
         """A request's body, if it may be read. ``keeps``: so is its place, until the block ends.
         Raises ApiError, and as `Bodies.reading` does."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
-        with self._places.one(self.inflight + self._beside, whose):
+        with self._places.one(self.inflight + self._beside, tenant):
             self._beside += 1
             try:
-                async with self._bodies.reading(request, whose=whose) as raw:
+                async with self._bodies.reading(request, whose=name_apart(tenant)) as raw:
                     self._beside -= not keeps
                     try:
                         yield raw
@@ -200,7 +200,7 @@ class RequestFlow:
 
     async def _see_through(self, exchange: Exchange) -> None:
         if self.inflight > self._places.most:
-            exchange.fail(TooManyRequests("too many requests in flight"))
+            exchange.fail(self._places.full(exchange.use.tenant))
             return
         found = await self._prompt(exchange)
         if found is None:

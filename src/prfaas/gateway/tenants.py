@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import ceil
 
 import msgspec
 
@@ -55,7 +54,8 @@ class Tenant:
         self._tokens: TokenBucket | None = None
         self.inflight = 0
         self.inflight_tokens = 0
-        self._takes_s = _FIRST_GUESS_S
+        self.takes_s = _FIRST_GUESS_S
+        """How long its requests take, about."""
         self.has_others = False
         """Whether there are other tenants."""
         self.configure(config)
@@ -98,6 +98,9 @@ class Tenant:
         use = self.begin()
         try:
             yield use
+        except TooManyRequests as error:
+            self.comes_again(error)
+            raise
         finally:
             use.end()
 
@@ -144,22 +147,24 @@ class Tenant:
         self.inflight -= 1
         self.inflight_tokens -= tokens
         if tokens:  # One that was refused, or only asked what there is, took no time.
-            self._takes_s += _NEWEST_COUNTS * (now - began - self._takes_s)
+            self.takes_s += _NEWEST_COUNTS * (now - began - self.takes_s)
         if self._tokens is not None and answer_tokens:
             self._tokens.take(answer_tokens, now)
 
     def _until_one_ends(self) -> float:
         """Seconds, by what they have taken so far, about."""
-        return self._takes_s / max(1, self.inflight)
+        return self.takes_s / max(1, self.inflight)
+
+    def comes_again(self, error: TooManyRequests) -> None:
+        """Have who is refused wait until it may come, as another request."""
+        if self._requests is not None:
+            error.wait(self._requests.wait_s(1, self._clock()))
 
     def _too_many(self, limit: str, what: str, wait_s: float) -> TooManyRequests:
-        if self._requests is not None:  # It comes again as another request.
-            wait_s = max(wait_s, self._requests.wait_s(1, self._clock()))
-        return TooManyRequests(
-            f"this key's limit is reached: {what} ({limit})",
-            retry_after_s=max(1, ceil(wait_s)),
-            cause=limit,
-        )
+        why = f"this key's limit is reached: {what} ({limit})"
+        error = TooManyRequests(why, retry_after_s=wait_s, cause=limit)
+        self.comes_again(error)
+        return error
 
 
 class Tenants:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import math
 import os
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -93,12 +95,20 @@ def refusal(engine: str, status: int, retry_after: str | None, body: bytes) -> E
 
 
 def _retry_after_s(given: str | None) -> float:
-    """Seconds of the header; 1 where it says none, or a date."""
+    """Seconds of the header, or until its date. Who says none has a place whenever an answer of its
+    ends: 1."""
     try:
         seconds = float(given or "1")
     except ValueError:
-        return 1.0
+        seconds = _until(given or "")
     return min(max(seconds, 0.0), _LONGEST_RETRY_S) if math.isfinite(seconds) else 1.0
+
+
+def _until(date: str) -> float:
+    try:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def describe(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from prfaas.scheduler.commands import ErrorKind, FailRequest
     ("error", "status", "at_fault"),
     [
         (RequestRefused(400, "m"), 400, CallerError),
-        (TooManyRequests("m"), 429, CapacityError),
+        (TooManyRequests("m", retry_after_s=0), 429, CapacityError),
         (ServiceUnavailable("m"), 503, CapacityError),
         (DeadlinePassed("m"), 504, CapacityError),
         (EngineFailed("m"), 502, EngineError),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import random
 from collections.abc import AsyncIterator
@@ -12,9 +13,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from prfaas.core.deployment import GatewayConfig, TenantConfig
 from prfaas.gateway import bodies
-from prfaas.gateway.api_errors import ApiError
-from prfaas.gateway.bodies import Bodies
+from prfaas.gateway.api_errors import ApiError, TooManyRequests
+from prfaas.gateway.bodies import Bodies, Places
+from prfaas.gateway.tenants import Tenant, Tenants, read_tenants
 from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import until
 
@@ -101,6 +104,90 @@ async def test_what_one_tenant_holds_or_announces_leaves_room_for_others() -> No
         assert [(await task).status for task in (first, second)] == [200, 200]
         assert served.bodies.held_bytes == 0
         assert (await client.post("/", data=b"x" * 600, headers=a)).status == 200
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def tenants_of(clock: Clock, *names: str, takes_s: float, **limits: object) -> list[Tenant]:
+    """The first's requests take so long."""
+    configs = tuple(TenantConfig(name=n, api_keys=(n,), **limits) for n in names)  # type: ignore[arg-type]
+    found = list(Tenants(read_tenants(GatewayConfig(tenants=configs)), clock))
+    for _ in range(60):
+        with found[0].using() as use:
+            use.take_tokens(1, 1)
+            clock.now += takes_s
+    return found
+
+
+def told_s(places: Places, taken: int, tenant: Tenant) -> int | None:
+    with pytest.raises(TooManyRequests) as refused, tenant.using(), places.one(taken, tenant):
+        pass
+    return refused.value.retry_after_s
+
+
+def test_who_finds_no_place_is_told_when_one_is_free_by_how_long_its_own_take() -> None:
+    (alone,) = tenants_of(Clock(), "a", takes_s=60)
+    assert told_s(Places(4), 4, alone) == 15
+    assert told_s(Places(600), 600, alone) == 1
+
+
+def test_others_requests_say_nothing_of_when_there_is_a_place() -> None:
+    clock = Clock()
+    slow, quick = tenants_of(clock, "a", "b", takes_s=800)
+    places = Places(16)
+    assert told_s(places, 16, slow) == 50
+    assert told_s(places, 16, quick) == 1, "though all places are those of slow ones"
+    with contextlib.ExitStack() as taken:
+        for number in range(13):
+            taken.enter_context(places.one(number, slow))
+        found = {told_s(places, others, slow) for others in (14, 15, 16)}
+        assert found == {150}, (
+            "until the last eighth is free, and one: how many are others' is not told"
+        )
+
+
+def test_who_may_come_once_a_second_need_not_come_sooner_for_a_place() -> None:
+    (few,) = tenants_of(Clock(), "a", takes_s=100, requests_per_s=0.01)
+    assert told_s(Places(100), 100, few) == 100
+
+
+async def test_who_finds_no_room_is_told_when_there_is_some_by_how_long_bodies_were_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served, clock = Served(1000), Clock()
+    monkeypatch.setattr(bodies, "_now", clock)
+    a, b = {"Tenant": "a"}, {"Tenant": "b"}
+
+    async def told_s(size: int, who: dict[str, str]) -> int:
+        async with client.post("/", data=b"x" * size, headers=who) as answer:
+            assert answer.status == 429
+            return int(answer.headers["Retry-After"])
+
+    async with served.client() as client:
+        for who in (a, b, {}):
+            served.release.clear()
+            served.read.clear()
+            first = asyncio.create_task(client.post("/", data=b"x" * 400, headers=who))
+            await until(lambda: served.read == [400])
+            clock.now += 3.0 if who is b else 60.0
+            served.release.set()
+            await first
+        served.release.clear()
+        held = [
+            asyncio.create_task(client.post("/", data=b"x" * 400, headers=who)) for who in (a, b)
+        ]
+        await until(lambda: served.read == [400, 400, 400])
+        assert await told_s(200, a) == 15, "of 400 bytes of its own 100 too many, for a minute"
+        assert await told_s(300, b) == 2, "of 400 bytes of its own 200 too many, for 3 s"
+        assert await told_s(500, {"Tenant": "c"}) == 1, "nothing of theirs"
+        assert await told_s(800, {}) == 45, "600 of 800 bytes, for a minute"
+        served.release.set()
+        await asyncio.gather(*held)
 
 
 async def test_a_small_body_that_unpacks_to_a_large_one_is_large() -> None:

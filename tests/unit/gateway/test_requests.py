@@ -47,5 +47,9 @@ async def test_more_than_may_be_in_flight_are_told_to_come_back() -> None:
         await until(lambda: len(mock.engines["e1"].requests) == 2)
         response, _ = await ask(client, prompt=LONG)
         assert (response.status, response.headers["Retry-After"]) == (429, "1")
+        (everybody,) = mock.gateway.access.tenants
+        everybody.takes_s = 40.0
+        response, _ = await ask(client, prompt=LONG)
+        assert (response.status, response.headers["Retry-After"]) == (429, "20")
         mock.engines["e1"].prefill_gate.set()
         assert [text for _, text in await asyncio.gather(*asked)] == [answer_to(LONG)] * 2

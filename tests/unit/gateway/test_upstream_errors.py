@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
+
 import pytest
 
 from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.http_answer import CannotConnect
-from prfaas.gateway.upstream_errors import describe, error_message, error_status
+from prfaas.gateway.upstream_errors import (
+    EngineFull,
+    describe,
+    error_message,
+    error_status,
+    refusal,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,3 +53,17 @@ def test_what_is_long_is_not_read_for_what_went_wrong() -> None:
     assert error_message(lists) == lists[:200].decode()
     assert error_status(lists) == 500
     assert dialect_of("/v1/messages").refusal(404, lists) == lists
+
+
+@pytest.mark.parametrize("said", ["soon", "inf", "nan", "", None, "Mon, 99 Nov 2026 10:00:00 GMT"])
+def test_an_engine_that_does_not_say_when_has_a_place_soon(said: str | None) -> None:
+    full = refusal("d1", 429, said, b"")
+    assert isinstance(full, EngineFull)
+    assert full.retry_after_s == 1.0
+
+
+def test_an_engine_may_say_when_as_a_date() -> None:
+    for in_s, told in ((100, 100), (-100, 0), (10_000, 3600)):
+        full = refusal("d1", 503, formatdate(time.time() + in_s, usegmt=True), b"")
+        assert isinstance(full, EngineFull)
+        assert full.retry_after_s == pytest.approx(told, abs=30)
