@@ -91,7 +91,7 @@ def endpoint_at(endpoint: str, host: str) -> str:
 
 def is_heard_elsewhere(endpoint: str) -> bool:
     """Whether other machines may connect to what publishes at a ZMQ endpoint."""
-    if not endpoint.startswith("tcp://"):
+    if endpoint.startswith(("ipc://", "inproc://")):
         return False
     return not stays_here(endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]"))
 

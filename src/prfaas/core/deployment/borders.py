@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from prfaas.core.addresses import is_heard_elsewhere, parse_address, parse_url, stays_here
@@ -11,6 +13,8 @@ from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.model import Deployment
 from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.strict import naming
+
+_NO = frozenset({"false", "f", "no", "n", "off", "0", "0.0"})
 
 
 def check_borders(deployment: Deployment) -> None:
@@ -76,26 +80,33 @@ def _check_engine(engine: EngineConfig, agent: AgentConfig) -> None:
         if endpoint is not None and is_heard_elsewhere(endpoint):
             raise ConfigError(
                 f"{key} {endpoint} would have the tokens of every prompt open to the network in "
-                f"plaintext; publish on tcp://127.0.0.1:PORT, where {_reached(agent)}, or "
-                f"{_say_so(agent)}"
+                "plaintext; write kv_events: tcp://127.0.0.1:PORT at the engine, where "
+                f"{_reached(agent)}, or {_say_so(agent)}"
             )
 
 
 def _published_by(engine: EngineConfig) -> tuple[str | None, ...]:
-    """Where its arguments have it publish KV events."""
+    """Where its arguments have it publish KV events. Raises ConfigError for what may be more than
+    JSON to vLLM."""
+    given = engine.option("--kv-events-config")
+    if given is None:
+        return ()
     try:
-        said = msgspec.json.decode(engine.option("--kv-events-config") or "", type=_KvEvents)
-    except UNREADABLE:
-        return ()  # There is none, or vLLM says why it takes none.
-    return (said.endpoint, said.replay_endpoint) if said.enable_kv_cache_events else ()
+        said = msgspec.json.decode(given, type=dict[str, Any])
+    except UNREADABLE as error:
+        raise ConfigError(
+            f"--kv-events-config {given}: where it publishes cannot be told, since it is no JSON "
+            f"object ({error})"
+        ) from error
+    # vLLM takes texts and numbers for true and false.
+    if str(said.get("enable_kv_cache_events", False)).lower() in _NO:
+        return ()
+    found = said.get("endpoint", "tcp://*:5557"), said.get("replay_endpoint")
+    return () if said.get("publisher") == "null" else tuple(map(_text, found))
 
 
-class _KvEvents(msgspec.Struct):
-    """As vLLM takes it, with what it takes where nothing is said."""
-
-    enable_kv_cache_events: bool = False
-    endpoint: str = "tcp://*:5557"
-    replay_endpoint: str | None = None
+def _text(said: object) -> str | None:
+    return said if isinstance(said, str) else None  # vLLM takes no other.
 
 
 def _check_gateway(gateway: GatewayConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from prfaas.core.deployment.engine_args import is_named, option
 from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.planned import PlannedEngine
 
@@ -54,22 +55,9 @@ class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     @property
     def micro_batches(self) -> bool:
         """Whether vLLM is told to cut its steps in micro-batches: such an engine cannot export."""
-        return any(_option(argument)[0] in _MICRO_BATCHES for argument in self.args)
+        return is_named(self.args, _MICRO_BATCHES)
 
     def option(self, *names: str) -> str | None:
         """What ``args`` say of a vLLM option (``--name value`` or ``--name=value``), by any of its
         names; None where they do not name it, empty where it has no value."""
-        found = None
-        for at, argument in enumerate(self.args):
-            name, separator, value = _option(argument)
-            if name in names:
-                following = self.args[at + 1] if at + 1 < len(self.args) else ""
-                found = value if separator else "" if following.startswith("--") else following
-        return found
-
-
-def _option(argument: str) -> tuple[str, str, str]:
-    """Its name, "=" if it has its value with it, and that. vLLM takes ``--max_num_seqs`` as well as
-    ``--max-num-seqs``."""
-    name, separator, value = argument.partition("=")
-    return name.replace("_", "-"), separator, value
+        return option(self.args, *names)

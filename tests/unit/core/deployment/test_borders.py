@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from prfaas.core.deployment import Deployment, check_borders, is_carried, parse_deployment
@@ -46,6 +48,12 @@ SHOWN = "agent_tls: {ca: ca.pem, cert: g.pem, key: g-key.pem}"
         deployment(engine="kv_events: 'tcp://[::ffff:127.0.0.1]:5557', args: [--host, '::1']"),
         deployment(agent="plaintext: true", engine='kv_events: "tcp://*:5557"'),
         deployment(engine="""args: ["--kv-events-config={}"]"""),
+        deployment(engine="args: [--kv-events-config.enable_kv_cache_events, 'False']"),
+        deployment(engine="args: ['--kv-events-config.endpoint=tcp://*:1']"),
+        deployment(
+            engine="""args: [--kv-events-config,
+                             '{"enable_kv_cache_events": true, "publisher": "null"}']"""
+        ),
         deployment(engine="""url: "https://d.example", args: [--host, "0.0.0.0"]"""),
         deployment(engine='url: "https://d.example"'),
         deployment(gateway='listen: "[::1]:8000", admin: "localhost:9090"'),
@@ -110,6 +118,41 @@ def test_what_stays_or_is_encrypted_or_says_so_is_fine(fine: Deployment) -> None
         (
             deployment(engine="""args: [--kv-events-config, '{"enable_kv_cache_events": true}']"""),
             "--kv-events-config tcp://*:5557 would",
+        ),
+        (deployment(engine='args: ["--hos", "0.0.0.0"]'), "--host 0.0.0.0 would"),
+        (deployment(engine='args: ["--host="]'), "--host  would"),
+        *(
+            (
+                deployment(engine=f"args: {json.dumps(args)}"),
+                "--kv-events-config tcp://*:5557 would",
+            )
+            for args in (
+                ["--kv_events_config.enable_kv_cache_events", "True"],
+                ["--kv-events-conf", '{"enable_kv_cache_events": "on"}'],
+                ["--kv-events-conf.enable_kv_cache_events=yes", "--kv-events-config", "{}"],
+                [
+                    "--kv-events-config",
+                    "{}",
+                    "--kv-events-config.enable_kv_cache_events=1",
+                    "--kv-events-config.replay_endpoint",
+                    "tcp://127.0.0.1:1",
+                ],
+            )
+        ),
+        (
+            deployment(
+                engine="""args: [--kv-events-config.enable_kv_cache_events, 'true',
+                                 --kv-events-config.endpoint, 'ipc:///run/d',
+                                 --kv-events-config.replay_endpoint, 'tcp://10.0.0.9:1']"""
+            ),
+            "--kv-events-config tcp://10.0.0.9:1 would",
+        ),
+        (
+            deployment(
+                engine="""args: [--kv-events-config,
+                                 '{"enable_kv_cache_events": true, "hwm": 100k}']"""
+            ),
+            "where it publishes cannot be told, since it is no JSON object",
         ),
     ],
 )
