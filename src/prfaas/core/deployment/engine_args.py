@@ -35,7 +35,8 @@ def is_named(args: Sequence[str], names: Iterable[str]) -> bool:
 
 def _is_any(key: str, names: Iterable[str]) -> bool:
     """No option's whole name is the beginning of one that is asked for here."""
-    return any(key == name or (len(key) > 2 and name.startswith(key)) for name in names)
+    begins = key.startswith("--") and key != "--"
+    return any(key == name or (begins and name.startswith(key)) for name in names)
 
 
 def _in_order(args: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -66,7 +67,7 @@ def _put(into: dict[str, Any], path: list[str], said: str) -> None:
     if last.endswith("+"):
         last, value = last[:-1], said.split(",")
     else:
-        with contextlib.suppress(UNREADABLE):  # Of a text.
+        with contextlib.suppress(*UNREADABLE):  # Of a text.
             value = msgspec.json.decode(said)
     before = into.get(last)
     if isinstance(before, list) and isinstance(value, list):
