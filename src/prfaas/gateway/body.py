@@ -35,6 +35,10 @@ _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
+_EMBEDDED = b'"prompt_embeds"'
+"""A part of a message: vectors, for which an engine's renderer has placeholders and says nothing.
+Where a client writes its letters otherwise it is planned as a text, and what is handed over for it
+no engine loads."""
 _KEPT_BY_ENGINE = ("previous_response_id", "conversation")
 """Of a response: what they name is kept by one engine, where it is kept at all."""
 _NOT_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
@@ -155,6 +159,8 @@ class RequestBody:
         for name in _FOR_ENGINE_ALONE:
             if says(self._fields.get(name)):
                 return f"{name} asks for the prompt as it came"
+        if self.endpoint != "/v1/completions" and _EMBEDDED in self.raw:
+            return "prompt_embeds in a message ask for the prompt as it came"
         if self.prompts > 1:  # Each would be read here, and nothing planned with it.
             return f"batch of {self.prompts} prompts"
         return self._needs_its_engine() if self.endpoint == "/v1/responses" else None

@@ -166,9 +166,9 @@ class SchedulerSide:
             )
 
     def _digest(self, request: Request, to_token: int) -> str:
-        """What a transfer of this request's prompt is bound to. Raises CallerError for a prompt
-        that its token ids do not say."""
-        if request.prompt_token_ids is None or request.mm_features:
+        """What a transfer of it is bound to. Raises CallerError for more than token ids."""
+        more = request.mm_features or request.prompt_embeds is not None
+        if request.prompt_token_ids is None or more:  # Ids are placeholders for what is more.
             raise CallerError("kv_transfer_params: only prompts of token ids are handed over")
         return prompt_digest(
             request.prompt_token_ids,

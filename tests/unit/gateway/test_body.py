@@ -42,6 +42,18 @@ def test_any_bytes_are_parsed_or_refused(raw: bytes) -> None:
         pass
 
 
+def test_vectors_in_a_message_are_seen_by_one_engine_alone() -> None:
+    """An engine's renderer says of them what it says of a text: token ids, all placeholders."""
+    part = {"type": "prompt_embeds", "data": "AAAA"}
+    said = {"messages": [{"role": "user", "content": [part]}]}
+    why = RequestBody("/v1/chat/completions", json.dumps(said).encode()).needs_engine_alone()
+    assert why is not None
+    assert "prompt_embeds" in why
+    said = {"messages": [{"role": "user", "content": 'what is "prompt_embeds" for?'}]}
+    body = RequestBody("/v1/chat/completions", json.dumps(said).encode())
+    assert body.needs_engine_alone() is None
+
+
 @pytest.mark.parametrize(
     ("said", "priority"),
     [("-3", -3), ("7", 7), ("true", 0), ("1.5", 0), ('"high"', 0), ("null", 0)],

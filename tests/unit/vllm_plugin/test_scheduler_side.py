@@ -330,7 +330,14 @@ def test_what_leaves_is_bound_to_its_adapter() -> None:
     )
 
 
-@pytest.mark.parametrize("more", [{"prompt_token_ids": None}, {"mm_features": ["a picture"]}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompt_token_ids": None},
+        {"mm_features": ["a picture"]},
+        {"prompt_embeds": "vectors, where token ids are placeholders"},
+    ],
+)
 def test_a_prompt_that_token_ids_do_not_say_is_not_handed_over(more: dict[str, Any]) -> None:
     side = SchedulerSide(config(full()))
     prompt = SimpleNamespace(**{**vars(request(1000, import_(768))), **more})

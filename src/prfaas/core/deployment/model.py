@@ -64,7 +64,7 @@ class Deployment(Strict, frozen=True):
     @property
     def secret_files(self) -> tuple[str, ...]:
         """Files that its gateway reads keys and certificates from."""
-        engines = [e.api_key_file for e in self.engines if e.api_key_file is not None]
+        engines = [file for e in self.engines for file in (e.api_key_file, e.ca) if file]
         return (*self.gateway.secret_files, *engines)
 
     def cluster(self, name: str) -> ClusterConfig:
