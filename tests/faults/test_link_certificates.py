@@ -264,14 +264,14 @@ class Chains:
 
     def __init__(self, tmp_path: Path, root: str = "root") -> None:
         self._tmp_path = tmp_path
-        root_key, self.root = _authority_below(None, root, root)
+        self.root_key, self.root = _authority_below(None, root, root)
         self._middle = f"middle of {root}"
-        self._middle_key, self.middle = _authority_below(root_key, root, self._middle)
+        self.middle_key, self.middle = _authority_below(self.root_key, root, self._middle)
 
     def files(self, agent: str, trust: x509.Certificate, domain: str = "example.org") -> TlsFiles:
         key = ec.generate_private_key(ec.SECP256R1())
         uri = f"spiffe://{domain}/prfaas/{agent}"
-        leaf = _signed(key, agent, self._middle, self._middle_key, uri=uri)
+        leaf = _signed(key, agent, self._middle, self.middle_key, uri=uri)
         at = self._tmp_path / f"{agent}-{domain}-{trust.serial_number}"
         at.mkdir()
         (at / "ca.pem").write_bytes(_pem(trust))
@@ -424,7 +424,9 @@ async def test_an_agent_takes_new_certificates_over_by_itself(
             await until(lambda: "cert.pem expires in 20 days" in caplog.text)
             used.cert.write_text("half of a certifi")
             await until(lambda: "the new certificates are refused" in caplog.text)
+            assert "no list of revoked certificates" not in caplog.text
             put(issue(tmp_path, "west", days=300), tmp_path / "used")
+            await until(lambda: "no list of revoked certificates is read" in caplog.text)
             await until(lambda: "new certificates are used from now on" in caplog.text)
             async with aiohttp.ClientSession(agent.admin_url) as http:
                 page = await (await http.get("/metrics", ssl=client_context(used))).text()

@@ -221,13 +221,15 @@ async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None
 async def _watch_certificates(tls: LiveTls, peers: Peers) -> None:
     """Read them again when they have changed and look the same for a moment: they may be in the
     middle of being written. End connections with whom is not trusted any more, so within three
-    seconds of a change. Warn of those that expire soon."""
+    seconds of a change. Warn of those that expire soon, and of lists that lack."""
     seen, warned_at = stamp_of(tls.files), -inf
     while True:
         if time.monotonic() - warned_at >= _WARN_S:
             warned_at = time.monotonic()
             for line in expiring(tls.expiries.values(), now=time.time()):
                 log.warning("%s", line)
+            if tls.lack is not None:
+                log.warning("%s", tls.lack)
         await asyncio.sleep(_CERTIFICATES_S)
         now = stamp_of(tls.files)
         if now == seen and tls.changed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from prfaas.core.errors import ConfigError
 from prfaas.doctor.finding import Finding, Level, ok
 from prfaas.doctor.here import agents_here
 from prfaas.tls.expiry import SOON_S, expiring, list_expiry
+from prfaas.tls.files import files_in
+from prfaas.tls.unlisted import lists_lacking
 
 
 def check_certificates(deployment: Deployment, *, now: float) -> Iterator[Finding]:
@@ -25,6 +28,22 @@ def check_certificates(deployment: Deployment, *, now: float) -> Iterator[Findin
             yield from _of_agent(agent, moment)
     for gateway in deployment.gateways:
         yield from _of_gateway(gateway, moment)
+    yield from _lists(deployment)
+
+
+def _lists(deployment: Deployment) -> Iterator[Finding]:
+    """Whoever shares an authority and its list lacks the same."""
+    own = [agent.tls for agent in deployment.agents]
+    own += [gateway.agent_tls for gateway in deployment.gateways]
+    seen: set[tuple[str, str | None]] = set()
+    for tls in own:
+        if tls is None or (tls.ca, tls.crl) in seen:
+            continue
+        with suppress(ConfigError):  # It is on another machine, or what is wrong is said already.
+            lack = lists_lacking(files_in(tls))
+            seen.add((tls.ca, tls.crl))
+            if lack is not None:
+                yield Finding("revocation", "warning", lack.found, lack.advice)
 
 
 def _of_gateway(gateway: GatewayConfig, moment: datetime) -> Iterator[Finding]:

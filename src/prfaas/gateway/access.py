@@ -30,6 +30,7 @@ from prfaas.tls.files import files_in
 from prfaas.tls.front import FrontTls, front_context
 from prfaas.tls.live import expiries_of
 from prfaas.tls.trusted import Authorities, OpenTransports, Trusted, read_authorities
+from prfaas.tls.unlisted import Lack, lists_lacking
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class ReadAccess(NamedTuple):
     agents: dict[str, PeerContext]
     authorities: Authorities | None
     """By which agents are believed."""
+    lack: Lack | None
+    """Of revocation lists."""
     expiries: dict[str, Expiry]
     """Of its own certificates, and the list of revoked ones."""
 
@@ -66,6 +69,7 @@ def read_access(deployment: Deployment) -> ReadAccess:
         read_credentials(deployment, agents),
         agents,
         None if config.agent_tls is None else read_authorities(files_in(config.agent_tls)),
+        None if config.agent_tls is None else lists_lacking(files_in(config.agent_tls)),
         _expiries(config),
     )
 
@@ -122,18 +126,20 @@ class Access:
             self._trusted.take(read.authorities)
 
     def _tell(self, read: ReadAccess) -> None:
-        self._expiries = read.expiries
+        self._expiries, self._lack = read.expiries, read.lack
         for file, expiry in read.expiries.items():
             self._metrics.certificate_expires.labels(file).set(expiry.at)
         self._taken.set()
 
     async def warn(self) -> None:
-        """Each day, and when they are exchanged, of those of its own certificates that expire soon.
-        For ever."""
+        """Each day, and when they are exchanged, of those of its own certificates that expire soon,
+        and of lists that lack. For ever."""
         while True:
             self._taken.clear()
             for line in expiring(self._expiries.values(), now=time.time()):
                 logger.warning("%s", line)
+            if self._lack is not None:
+                logger.warning("%s", self._lack)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._taken.wait(), _WARN_S)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from prfaas.core.deployment import AgentConfig, Deployment, GatewayConfig, MachineConfig, TlsConfig
 from prfaas.tls import authority
+from prfaas.tls.files import CRL
 
 _DAYS = 365
 
@@ -22,6 +23,7 @@ def secured(deployment: Deployment, directory: Path) -> Deployment:
     if not open_agents or any(agent.external for agent in agents):
         return deployment
     authority.create_authority(directory, days=_DAYS)
+    authority.renew_list(directory)
 
     def secure(machine: MachineConfig) -> MachineConfig:
         if machine.agent.name not in open_agents:
@@ -42,5 +44,6 @@ def _with_certificate(agent: AgentConfig, directory: Path) -> AgentConfig:
 
 def issued(name: str, directory: Path) -> TlsConfig:
     """One more certificate of the authority in ``directory``."""
-    files = authority.issue(directory, name, days=_DAYS)
-    return TlsConfig(ca=str(files.ca), cert=str(files.cert), key=str(files.key))
+    files, crl = authority.issue(directory, name, days=_DAYS), directory / CRL
+    listed = str(crl) if crl.exists() else None  # There is none where pods make theirs.
+    return TlsConfig(ca=str(files.ca), cert=str(files.cert), key=str(files.key), crl=listed)

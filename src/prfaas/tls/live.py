@@ -15,6 +15,7 @@ from prfaas.tls.context import check_identity, client_context, server_context
 from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.trusted import Shown, Trusted, name_in, read_authorities, shown_by
+from prfaas.tls.unlisted import lists_lacking
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -38,7 +39,8 @@ class LiveTls:
         that are open stay so until `end_untrusted`."""
         stamp = stamp_of(files)
         server, client = server_context(files), client_context(files)
-        self.expiries, found = expiries_of(files), read_authorities(files)
+        expiries, lack, found = expiries_of(files), lists_lacking(files), read_authorities(files)
+        self.expiries, self.lack = expiries, lack
         self.trusted.take(found)
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
         self.version += 1

@@ -25,13 +25,15 @@ gateway: {{{gateway}}}
 
 
 def with_files(directory: Path) -> Deployment:
-    return deployment(
-        f"tls: {{ca: {directory}/ca.pem, cert: {directory}/a.pem, key: {directory}/a-key.pem}}"
-    )
+    own = f"ca: {directory}/ca.pem, cert: {directory}/a.pem, key: {directory}/a-key.pem"
+    shown = f"ca: {directory}/ca.pem, cert: {directory}/g.pem, key: {directory}/g-key.pem"
+    return deployment(f"tls: {{{own}}}", f"agent_tls: {{{shown}}}")
 
 
 def levels(found: Deployment, *, now: float) -> list[str]:
-    return [finding.level for finding in check_certificates(found, now=now)]
+    """Of all but revocation lists."""
+    checks = check_certificates(found, now=now)
+    return [finding.level for finding in checks if finding.check != "revocation"]
 
 
 def test_a_certificate_has_a_life(tmp_path: Path) -> None:
@@ -73,3 +75,15 @@ def test_what_is_lost_or_no_certificate_is_an_error(tmp_path: Path) -> None:
 def test_plaintext_is_warned_of_and_silence_is_not() -> None:
     assert levels(deployment("plaintext: true"), now=0) == ["warning"]
     assert levels(deployment("external: false"), now=0) == []
+
+
+def test_one_finding_says_that_nobody_can_be_revoked_and_what_to_do(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    for name in ("a", "g"):
+        issue(tmp_path, name)
+    (lack,) = (
+        f for f in check_certificates(with_files(tmp_path), now=0) if f.check == "revocation"
+    )
+    assert lack.level == "warning"
+    assert "no list of revoked certificates is read" in lack.found
+    assert "'prfaas certs revoke' makes one" in lack.advice

@@ -42,6 +42,7 @@ async def test_certificates_that_run_out_are_warned_of_and_so_are_those_that_fol
     warning = asyncio.create_task(access.warn())
     try:
         await until(lambda: "g.pem expires in 10 days" in caplog.text)
+        assert "no list of revoked certificates" not in caplog.text
         assert "f.pem" not in caplog.text
         issue(tmp_path, "g", days=300)
         issue(tmp_path, "f", days=5)

@@ -9,6 +9,8 @@ import msgspec
 from prfaas.core.deployment import AgentConfig, Deployment, MachineConfig, load_deployment
 from prfaas.launch.certificates import secured
 from prfaas.launch.start import embedded_default
+from prfaas.tls.files import files_in
+from prfaas.tls.unlisted import lists_lacking
 
 
 def a_deployment(**of_the_first_agent: object) -> Deployment:
@@ -35,6 +37,7 @@ def test_every_agent_gets_a_certificate_of_one_authority(tmp_path: Path) -> None
     for agent in made:
         assert agent.tls is not None
         assert Path(agent.tls.cert).name == f"{agent.name}.pem"
+        assert lists_lacking(files_in(agent.tls)) is None
         assert Path(agent.tls.key).stat().st_mode & 0o077 == 0
 
 

@@ -41,8 +41,14 @@ def localized(deployment: Deployment, folder: Path) -> Deployment:
 def _texts(tls: TlsConfig | None, directory: Path) -> dict[str, str]:
     if tls is None or Path(tls.ca).parent != directory:
         return {}
-    paths = [Path(path) for path in (tls.ca, tls.cert, tls.key, tls.cache_key_file)]
+    paths = [Path(path) for path in _files(tls).values()]
+    paths.append(Path(tls.cache_key_file))
     return {path.name: path.read_text() for path in paths}
+
+
+def _files(tls: TlsConfig) -> dict[str, str]:
+    own = {"ca": tls.ca, "cert": tls.cert, "key": tls.key}
+    return own if tls.crl is None else own | {"crl": tls.crl}
 
 
 def _with_folder(deployment: Deployment, old: str, new: str) -> Deployment:
@@ -50,8 +56,8 @@ def _with_folder(deployment: Deployment, old: str, new: str) -> Deployment:
         if tls is None or not tls.ca.startswith(old):
             return tls
         paths = {
-            key: new.rstrip("/") + "/" + getattr(tls, key).rpartition("/")[2]
-            for key in ("ca", "cert", "key")
+            key: new.rstrip("/") + "/" + path.rpartition("/")[2]
+            for key, path in _files(tls).items()
         }
         return msgspec.structs.replace(tls, **paths)
 

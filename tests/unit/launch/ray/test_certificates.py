@@ -15,7 +15,7 @@ def test_each_process_gets_its_own_and_finds_them_in_its_folder(tmp_path: Path) 
     made, there = tmp_path / "made", tmp_path / "there"
     secure, files = with_certificates(load_deployment(embedded_default()), made)
     assert str(tmp_path) not in msgspec.json.encode(secure).decode()
-    own = {"ca.pem", "cache.key", "west-agent.pem", "west-agent-key.pem"}
+    own = {"ca.pem", "cache.key", "crl.pem", "west-agent.pem", "west-agent-key.pem"}
     assert files["west-agent"].keys() == own
     assert "gateway-key.pem" in files["gateway"]
     assert not any("ca-key" in name for texts in files.values() for name in texts)
@@ -23,6 +23,7 @@ def test_each_process_gets_its_own_and_finds_them_in_its_folder(tmp_path: Path) 
     agent = next(a for a in local.agents if a.name == "west-agent")
     assert agent.tls is not None
     assert agent.tls.cert == str(there / "west-agent.pem")
+    assert agent.tls.crl == str(there / "crl.pem")
     assert agent.tls.cache_key_file == str(there / "cache.key")
     assert files["west-agent"]["cache.key"] == (made / "cache.key").read_text()
     assert local.gateway.agent_tls is not None
