@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import StreamReader
+from aiohttp.http_parser import DeflateBuffer
 from tests.faults.doors import DOORS, LINE, SAYS, Door
 
 from prfaas.process import front_door, http_handler
@@ -154,3 +155,38 @@ async def test_one_line_without_headers_is_no_request(door: Door) -> None:
         answer = b""
     assert not answer or b" 400 " in answer.split(b"\r\n", 1)[0]
     writer.transport.abort()
+
+
+@pytest.mark.parametrize("wanted", [False, True], ids=["refused", "taken"])
+async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
+    wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed, all of them are of a name that does not end: no reader sees any of it."""
+    feed, turns = DeflateBuffer.feed_data, [0]
+
+    def fed(unpacking: DeflateBuffer, data: bytes, size: int) -> bool:
+        turns[-1] += 1
+        return feed(unpacking, data, size)
+
+    async def turn() -> None:
+        while True:
+            turns.append(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(DeflateBuffer, "feed_data", fed)
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        key = b"secret" if wanted else b"another"
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %b\r\n" % key
+        head += b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+        turning = asyncio.ensure_future(turn())
+        writer.write(head + b"a\r\n\x1f\x8b\x08\x08\0\0\0\0\0\3\r\n" + b"1\r\na\r\n" * 40_000)
+        if wanted:
+            await until(lambda: sum(turns) > 10_000)
+        else:
+            assert b" 401 " in await reader.readline()
+        writer.transport.abort()
+        await door.well()
+        turning.cancel()
+    assert max(turns) < 2_000
+    assert sum(turns) < 30_000 if wanted else not sum(turns)

@@ -12,6 +12,8 @@ from aiohttp import web
 from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.tenants import Tenant
 from prfaas.process.http_handler import received
+from prfaas.process.taking_turns import want
+from prfaas.process.turns import Turns
 
 _CODINGS = frozenset({"identity", "gzip", "deflate"})
 _MOST_BESIDE, _BESIDE_SHARE = 272 * 1024, 8
@@ -23,6 +25,8 @@ takes as long as one of thousands, of which it may have millions."""
 _TIGHTEST, _LOOSE_BYTES, _TIGHT_BYTES_PER_S = 8, 1024 * 1024, 16 * 1024 * 1024
 """Text is packed to an eighth at best: so many bytes beyond that come at once, others as if over a
 line of this rate. Otherwise kilobytes would take as long as the megabytes that are made of them."""
+_SHARE = 1 / 8
+"""Of this thread's time, for taking apart each tenant's bodies in chunks."""
 _READ_BYTES_PER_S = 256 * 1024 * 1024
 """So many are read here in half of the time, beside those that each may have at once: large bodies
 of which the last byte comes at one time are one behind the other all the same."""
@@ -85,6 +89,7 @@ class Bodies:
         self._held_by: Counter[str] = Counter()
         self._takes_s: dict[str | None, float] = {}
         """How long a tenant's bodies are held, about."""
+        self._turns: dict[str | None, Turns] = {}
         self._beside = _Lines(_BESIDE_BYTES_PER_S)
         self._tight, self._large = _Lines(_TIGHT_BYTES_PER_S), _Lines(_READ_BYTES_PER_S)
 
@@ -114,6 +119,7 @@ class Bodies:
             try:
                 async with asyncio.timeout(self.within_s):
                     before, beside = received(request), 0
+                    want(request, self._turns.setdefault(whose, Turns(_SHARE)))
                     async for part in request.content.iter_any():
                         more = _beside(request, before) - beside
                         beside += max(0, more)

@@ -25,6 +25,7 @@ from prfaas.process.accepting import Accepting
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.descriptors import share_of_files
 from prfaas.process.http_handler import StrangersHandler, Tunnel
+from prfaas.process.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ _MOST_STRANGERS = 2048
 _STRANGERS_SHARE = 8
 """Of all descriptors that the process may have, strangers get this part at most."""
 _FULL_PAUSE_S = 0.05
+_SHARE = 1 / 8
+"""Of this thread's time, for taking apart bodies in chunks of which nobody says who pays."""
 
 
 def connections() -> Connections:
@@ -71,6 +74,7 @@ class _Door:
         self._opening: set[asyncio.Task[None]] = set()
         self._untouched: set[socket.socket] = set()
         """Accepted, and not yet the loop's."""
+        self._turns = Turns(_SHARE)
         self._lines = OnceASecond()
         self._said: dict[str, int] = {}
 
@@ -154,6 +158,7 @@ class _Door:
             server,
             self.book,
             entry,
+            self._turns,
             self._tunnel,
             loop=asyncio.get_running_loop(),
             access_log=None,

@@ -1,7 +1,8 @@
 """One connection of an HTTP server that strangers can reach: what it has said, and may cost.
 
 aiohttp bounds each line of a request; here its whole head is bounded, a reader that takes nothing
-is known, and what is no HTTP gets an answer in JSON.
+is known, and what is no HTTP gets an answer in JSON. A body in chunks is taken apart when it is
+wanted, a piece at a time: what came in one go may be tens of thousands of chunks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import msgspec
 from aiohttp import web
 
 from prfaas.process.connections import Connection, Connections
+from prfaas.process.taking_turns import TakingTurns, want
+from prfaas.process.turns import Turns
 
 CONNECT = b"CONNECT "
 Tunnel = Callable[
@@ -31,9 +34,6 @@ _HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
-_MOST_WAITING, _READ_ON_AT = 2, 1
-"""Requests of a connection behind the one that is answered. Who has said so many without reading
-what it is told is not read from, so nor seen to leave, until one of them has its turn."""
 _SMALL_BYTES = 64 * 1024
 """A plain body of so many is read though it is not wanted: its connection may be used again."""
 _BODY_S = 10.0
@@ -41,7 +41,7 @@ _BODY_S = 10.0
 _PIECE_BYTES = 64 * 1024
 
 
-class StrangersHandler(web.RequestHandler):
+class StrangersHandler(TakingTurns):
     """aiohttp's, which also knows its connection, and refuses in JSON."""
 
     __slots__ = (
@@ -54,22 +54,21 @@ class StrangersHandler(web.RequestHandler):
         server: web.Server,
         book: Connections,
         entry: Connection,
+        turns: Turns,
         tunnel: Tunnel | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(server, **settings)
+        super().__init__(server, turns, **settings)
         self._book, self._entry, self._tunnel = book, entry, tunnel
         self._head_bytes = self.received = 0
-        """Bytes: of the head that comes, and of all that has come."""
-        self._open: asyncio.Transport | None = None
-        """Until it is lost; aiohttp's own is gone when it is told to close."""
+        """Bytes: of the head that comes, and of all that has come and was taken apart."""
         self._answered: web.BaseRequest | None = None
         """The request whose answer is being sent as a whole."""
+        self._open: asyncio.Transport | None = None
+        """Until it is lost; aiohttp's own is gone when it is told to close."""
         self._unwanted = False
         """Whether nothing more is wanted: what comes is dropped as it is."""
         self._gone: asyncio.Future[None] = self._loop.create_future()
-        # aiohttp lets 32 of any size wait, for each of thousands of strangers.
-        self._max_msg_queue_size, self._msg_queue_resume_size = _MOST_WAITING, _READ_ON_AT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -82,14 +81,18 @@ class StrangersHandler(web.RequestHandler):
         """See `asyncio.Protocol`."""
         if self._unwanted:
             return
-        self.received += len(data)
         tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
         if tunnel is not None and data.startswith(CONNECT) and self.transport is not None:
             self.keep_alive(True)  # Or aiohttp ends it as a connection that asks for nothing.
             tunnel(data, self.transport, self.admit, self.connection_lost)
-            return
-        waiting, is_of_head = len(self._messages), self._comes_head
-        super().data_received(data)
+        else:
+            super().data_received(data)
+
+    def take_apart(self, data: bytes) -> None:
+        """See `TakingTurns`."""
+        self.received += len(data)
+        waiting, is_of_head = len(self._messages), self.comes_head
+        super().take_apart(data)
         if not is_of_head or len(self._messages) > waiting:
             self._head_bytes = 0
             return
@@ -139,14 +142,6 @@ class StrangersHandler(web.RequestHandler):
         self._book.answered(self._entry, time.monotonic())
 
     @property
-    def _comes_head(self) -> bool:
-        """Whether the next bytes are of a request's head."""
-        if self._messages:
-            return self._messages[-1][1].is_eof()
-        request = self._answered if self._current_request is None else self._current_request
-        return self._is_idle or (request is not None and request.content.is_eof())
-
-    @property
     def _is_idle(self) -> bool:
         """Whether no request is being answered."""
         return self._waiter is not None and not self._waiter.done()
@@ -160,6 +155,7 @@ class StrangersHandler(web.RequestHandler):
             resp = self.handle_error(request, resp.status, message="Expect may be 100-continue")
         if not request.content.is_eof() and not _is_small(request):
             self._unwanted = True
+            self.let_go()
             resp.force_close()
         self._answered = request
         try:
@@ -202,7 +198,8 @@ class StrangersHandler(web.RequestHandler):
 
 
 def received(request: web.BaseRequest) -> int:
-    """How many bytes have come over its connection so far, as they came."""
+    """How many bytes have come over its connection so far, as they came; of a body in chunks those
+    that have been taken apart."""
     handler = request.protocol
     return handler.received if isinstance(handler, StrangersHandler) else 0
 
@@ -228,6 +225,7 @@ def answered(request: web.Request) -> None:
 async def read_body(request: web.Request, *, most: int, within_s: float = _BODY_S) -> bytes:
     """A small one. Raises HTTPRequestEntityTooLarge; HTTPRequestTimeout for one without end."""
     body = bytearray()
+    want(request)
     try:
         async with asyncio.timeout(within_s):
             async for data in request.content.iter_any():
