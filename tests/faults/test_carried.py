@@ -21,10 +21,11 @@ from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.deployment import Deployment, parse_deployment
-from prfaas.core.errors import EngineError, LinkError
+from prfaas.core.errors import EngineError, LinkError, PeerError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.carried_events import CarriedFeed, KeyedFollower
-from prfaas.gateway.credentials import read_credentials
+from prfaas.gateway.carrying import CarryingConnector
+from prfaas.gateway.credentials import Credentials, read_credentials
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.feeds import index_seed
 from prfaas.gateway.http_client import HttpClient
@@ -39,8 +40,8 @@ from prfaas.testing.mock_http import MockServer
 from prfaas.testing.mock_publisher import MockPublisher
 from prfaas.tls.agents import agent_contexts
 from prfaas.tls.authority import create_authority, issue
-from prfaas.tls.context import client_context
-from prfaas.tls.files import TlsFiles
+from prfaas.tls.context import client_context, peer_context
+from prfaas.tls.files import TlsFiles, files_in
 
 BLOCK = 4
 TOKENS = list(range(70_000, 70_040))
@@ -255,6 +256,27 @@ async def test_only_gateways_and_only_to_engines_of_the_machine(place: Place) ->
     for target in ("127.0.0.1:22", str(Address("169.254.169.254", 80))):
         assert (await asked(place, "gateway", target)).startswith(b"HTTP/1.1 404")
     assert (await asked(place, "gateway", "nonsense")).startswith(b"HTTP/1.1 400")
+
+
+async def test_an_agent_in_anothers_place_is_asked_for_nothing(place: Place) -> None:
+    """It would be shown prompts, and engines' keys: an agent that was taken over, where another is
+    dialled, has a certificate of the authority, but none of that name."""
+    agent = place.deployment.agents[0]
+    assert agent.tls is not None
+    files = msgspec.structs.replace(
+        files_in(agent.tls),
+        cert=Path(agent.tls.ca).with_name("gateway.pem"),
+        key=Path(agent.tls.ca).with_name("gateway-key.pem"),
+    )
+    mistaken = peer_context(files, "b", parse_address(agent.admin))
+    place.engine.take(Credentials({}, mistaken))
+    with pytest.raises(EngineError, match="cannot connect"):
+        await place.engine.pass_on("POST", "/large", b"a prompt")
+    async with aiohttp.ClientSession(connector=CarryingConnector()) as http:
+        for url in (f"{place.server.url}/health", f"{agent.admin_url}/health"):
+            with pytest.raises((aiohttp.ClientError, PeerError), match="issued to a, not to 'b'"):
+                await http.get(url, ssl=mistaken)
+    assert place.agent.tunnels.opened_total == 0
 
 
 def stored(first: int, count: int) -> bytes:
