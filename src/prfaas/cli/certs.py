@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from prfaas.cli.reports import add_json, teach
-from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.deployment.agents import CACHE_KEY
 from prfaas.core.errors import CallerError
 from prfaas.tls import authority
-from prfaas.tls.files import CA_KEY
+from prfaas.tls.files import CA_KEY, files_in
 
 INIT = """
 examples:
@@ -119,25 +119,31 @@ def _init(args: argparse.Namespace) -> _Made:
 
 def _issue(args: argparse.Namespace) -> _Made:
     days, names = _days(args), list(args.names)
+    known: dict[str, str | None] = {}
     if args.deployment is not None:
-        deployment = load_deployment(args.deployment)
-        known = [agent.name for agent in deployment.agents]
-        known += [gateway.certificate_name or gateway.name for gateway in deployment.gateways]
+        known = _known(load_deployment(args.deployment))
         strangers = sorted(set(names) - set(known))
         if strangers:
             raise CallerError(
                 f"no agent or gateway {strangers[0]!r} in {args.deployment}; "
                 f"known: {', '.join(sorted(known))}"
             )
-        names = names or known
+        names = names or list(known)
     if not names:
         raise CallerError("name agents or gateways, or give --deployment FILE for all of its own")
     made: _Made = []
     for name in names:
-        files = authority.issue(args.dir, name, days=days)
+        files = authority.issue(args.dir, name, days=days, called=known.get(name))
         made.append(([files.cert, files.key], f"for {name}, with {files.ca}"))
     made.append(([authority.make_cache_key(args.dir)], _FOR_ALL))
     return made
+
+
+def _known(deployment: Deployment) -> dict[str, str | None]:
+    """By the names of agents and gateways, what those are called that connect with them."""
+    shown = [(agent.name, agent.tls) for agent in deployment.agents]
+    shown += [(g.certificate_name or g.name, g.agent_tls) for g in deployment.gateways]
+    return {name: None if tls is None else files_in(tls).name_of(name) for name, tls in shown}
 
 
 def _revoke(args: argparse.Namespace) -> _Made:

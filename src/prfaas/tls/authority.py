@@ -71,10 +71,10 @@ def make_cache_key(directory: Path) -> Path:
     return path
 
 
-def issue(directory: Path, owner: str, *, days: int = 365) -> TlsFiles:
+def issue(directory: Path, owner: str, *, days: int = 365, called: str | None = None) -> TlsFiles:
     """Issue a certificate and its key into ``directory``, signed by the CA there, for the agent or
     gateway ``owner``; an older one of the same name is replaced, and can still be revoked. ``days``
-    below zero makes an expired one.
+    below zero makes an expired one. ``called``: see `TlsFiles.name_of`; None: by its name.
 
     Raises CallerError for a name that cannot be one, ConfigError if there is no usable CA.
     """
@@ -88,6 +88,7 @@ def issue(directory: Path, owner: str, *, days: int = 365) -> TlsFiles:
             f"name {owner!r}: {owner}.pem is, or may be, the file of something else here "
             "(ca.pem, crl.pem, NAME-key.pem); choose another name"
         )
+    shown = _general_name(called or owner)
     ca_key, ca = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, owner)])
@@ -96,7 +97,7 @@ def issue(directory: Path, owner: str, *, days: int = 365) -> TlsFiles:
     builder = (
         _builder(name, ca.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(owner)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([shown]), critical=False)
         .add_extension(x509.ExtendedKeyUsage(both_sides), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_public), critical=False
@@ -108,6 +109,15 @@ def issue(directory: Path, owner: str, *, days: int = 365) -> TlsFiles:
     certificate = builder.sign(ca_key, hashes.SHA256())
     _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
     return files
+
+
+def _general_name(called: str) -> x509.GeneralName:
+    try:
+        if "://" in called:
+            return x509.UniformResourceIdentifier(called)
+        return x509.DNSName(called)
+    except ValueError as error:
+        raise CallerError(f"no certificate can call its owner {called!r}: {error}") from error
 
 
 def revoke(directory: Path, owner: str, *, replaced: bool = False) -> Path:
