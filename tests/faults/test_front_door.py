@@ -320,3 +320,26 @@ async def test_what_a_stranger_may_ask_for_is_not_made_anew_each_time(
         async with client.get(path, headers={"Authorization": "Bearer op-key"}) as response:
             assert response.status == 200
         assert made == 2
+
+
+@pytest.mark.parametrize("keys", [True, False], ids=["with keys", "on this machine"])
+async def test_what_an_operator_has_asked_for_takes_its_time(keys: bool) -> None:
+    """Warming takes as long as the prompt does; meanwhile strangers come, and go."""
+    mock = MockDeployment(
+        keys=KEYS if keys else "[]", gateway="  operator_keys: [op-key]" if keys else ""
+    )
+    async with mock.running() as client:
+        await mock.ready()
+        for engine in mock.engines.values():
+            engine.first_token_gate.clear()
+        warming = asyncio.ensure_future(
+            client.post(
+                "/cache/warm", json={"prompt": "long"}, headers={"Authorization": "Bearer op-key"}
+            )
+        )
+        await until(lambda: mock.gateway.requests.inflight == 1)
+        mock.gateway.access.connections.expire(time.monotonic() + 60.0)
+        for engine in mock.engines.values():
+            engine.first_token_gate.set()
+        async with await warming as response:
+            assert response.status == 200
