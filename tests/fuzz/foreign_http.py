@@ -28,7 +28,8 @@ from prfaas.gateway.upstream_errors import error_message, error_status, refusal
 from prfaas.gateway.usage import _tokens_in, without_cached_tokens
 from prfaas.kv_events.sources import source_of
 from prfaas.process.connections import Connections
-from prfaas.process.http_handler import StrangersHandler
+from prfaas.process.http_handler import StrangersHandler, read_body
+from prfaas.process.turns import Turns
 
 _LOOP = asyncio.new_event_loop()
 _MOST_HELD = 4 * 1024 * 1024
@@ -83,14 +84,16 @@ _HEADS = (
     b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
     b"GET / HTTP/1.0\r\n\r\n",
     b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+    b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    b"a\r\n\x1f\x8b\x08\x08\0\0\0\0\0\3\r\n1\r\na\r\n2\r\na\0\r\n0\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
 )
 
 
 async def _answer(request: web.BaseRequest) -> web.StreamResponse:
-    with suppress(web.RequestPayloadError):
-        await request.read()
+    with suppress(web.RequestPayloadError, web.HTTPRequestEntityTooLarge):
+        await read_body(cast("web.Request", request), most=1024)
     return web.Response(text="fine")
 
 
@@ -98,7 +101,7 @@ async def _at_door(rng: random.Random) -> None:
     book = Connections(most=4, stranger_s=1.0, idle_s=1.0)
     server = web.Server(_answer)
     entry = book.came("127.0.0.1", 0.0)
-    handler = StrangersHandler(server, book, entry, loop=_LOOP, access_log=None)
+    handler = StrangersHandler(server, book, entry, Turns(1.0), loop=_LOOP, access_log=None)
     transport = _Transport()
     handler.connection_made(cast("asyncio.Transport", transport))
     for piece in _in_pieces(rng, mutated(rng, b"".join(rng.choices(_HEADS, k=2)))):
