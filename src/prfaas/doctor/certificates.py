@@ -14,6 +14,7 @@ from prfaas.core.deployment import AgentConfig, Deployment, GatewayConfig, TlsCo
 from prfaas.core.errors import ConfigError
 from prfaas.doctor.finding import Finding, Level, ok
 from prfaas.doctor.here import agents_here
+from prfaas.tls.context import names_in
 from prfaas.tls.expiry import SOON_S, expiring, list_expiry
 from prfaas.tls.files import files_in
 from prfaas.tls.unlisted import lists_lacking
@@ -50,7 +51,7 @@ def _of_gateway(gateway: GatewayConfig, moment: datetime) -> Iterator[Finding]:
     """On the machine that it is on: others have none of its files, and need none."""
     check, own, front = f"certificate of {gateway.name}", gateway.agent_tls, gateway.tls
     if own is not None and Path(own.cert).exists():
-        yield from _files(check, own, moment)
+        yield from _files(check, own, gateway.certificate_name or gateway.name, moment)
     if front is not None and Path(front.cert).exists():
         yield _certificate(check, "certificate for clients", Path(front.cert), moment)
         yield _key(check, Path(front.key))
@@ -65,13 +66,17 @@ def _of_agent(agent: AgentConfig, moment: datetime) -> Iterator[Finding]:
                 "only inside a network that you trust; else 'prfaas certs' and 'tls:' in the file",
             )  # fmt: skip
         return
-    yield from _files(check, agent.tls, moment)
+    yield from _files(check, agent.tls, agent.name, moment)
 
 
-def _files(check: str, tls: TlsConfig, moment: datetime) -> Iterator[Finding]:
+def _files(check: str, tls: TlsConfig, owner: str, moment: datetime) -> Iterator[Finding]:
     for what, name in (("CA", tls.ca), ("certificate", tls.cert)):
         yield _certificate(check, what, Path(name), moment)
+    yield from _named(check, Path(tls.cert), files_in(tls).name_of(owner))
     yield _key(check, Path(tls.key))
+    kept = Path(tls.cache_key_file)
+    if kept.exists() and (found := _key(check, kept)).level != "ok":
+        yield found
     if tls.crl is not None:
         yield _revoked(check, Path(tls.crl), moment)
 
@@ -113,6 +118,20 @@ def _certificate(check: str, what: str, file: Path, moment: datetime) -> Finding
     if (until - moment).total_seconds() < SOON_S:
         return Finding(check, "warning", f"{words}: {(until - moment).days} days", renew)
     return ok(check, words)
+
+
+def _named(check: str, file: Path, name: str) -> Iterator[Finding]:
+    """Where it can be read, which is said of it already."""
+    with suppress(OSError, ValueError):
+        shown = names_in(x509.load_pem_x509_certificate(file.read_bytes()))
+        if name not in shown:
+            found = ", ".join(sorted(shown)) or "no name"
+            yield Finding(
+                check, "error",
+                f"certificate {file} is issued to {found}, not to {name!r}: nobody lets it in",
+                "issue it with 'prfaas certs issue --deployment FILE', or write in 'names' what "
+                "certificates call agents and gateways",
+            )  # fmt: skip
 
 
 def _key(check: str, file: Path) -> Finding:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cryptography import x509
+
 from prfaas.core.addresses import Address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.files import TlsFiles
@@ -162,6 +164,16 @@ def names_of(peercert: Mapping[str, Any] | None) -> frozenset[str]:
     certificate: Mapping[str, Any] = peercert or {}
     names: tuple[tuple[str, str], ...] = certificate.get("subjectAltName", ())
     return frozenset(value for kind, value in names if kind in ("DNS", "URI"))
+
+
+def names_in(certificate: x509.Certificate) -> frozenset[str]:
+    """The same of a file's. Raises ValueError for one that cannot be read."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return frozenset()
+    names = (x509.DNSName, x509.UniformResourceIdentifier)
+    return frozenset(name for kind in names for name in found.get_values_for_type(kind))
 
 
 def check_identity(sock: ssl.SSLSocket, name: str) -> None:

@@ -72,6 +72,25 @@ def test_what_is_lost_or_no_certificate_is_an_error(tmp_path: Path) -> None:
     assert "not a PEM certificate" in found[0].found
 
 
+def test_a_certificate_of_another_name_is_an_error(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    issue(tmp_path, "a", called="spiffe://example.org/a")
+    found = list(check_certificates(with_files(tmp_path), now=time.time()))
+    (wrong,) = (finding for finding in found if finding.level == "error")
+    assert "is issued to spiffe://example.org/a, not to 'a'" in wrong.found
+    own = f"ca: {tmp_path}/ca.pem, cert: {tmp_path}/a.pem, key: {tmp_path}/a-key.pem"
+    right = deployment(f'tls: {{{own}, names: "spiffe://example.org/{{agent}}"}}')
+    assert levels(right, now=time.time()) == ["ok"] * 3
+
+
+def test_a_cache_key_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    issue(tmp_path, "a")
+    (tmp_path / "cache.key").chmod(0o640)
+    found = list(check_certificates(with_files(tmp_path), now=time.time()))
+    assert f"chmod 600 {tmp_path}/cache.key" in [finding.advice for finding in found]
+
+
 def test_plaintext_is_warned_of_and_silence_is_not() -> None:
     assert levels(deployment("plaintext: true"), now=0) == ["warning"]
     assert levels(deployment("external: false"), now=0) == []

@@ -78,13 +78,18 @@ async def test_engines_with_certificates_of_their_own_authority(tmp_path: Path) 
         assert mock.engines["e1"].url.startswith("https://")
 
 
-async def test_an_engine_of_another_authority_gets_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("trusted", "host"), [("others", "localhost"), ("engines", "another.example")]
+)
+async def test_an_engine_of_another_authority_or_name_gets_nothing(
+    tmp_path: Path, trusted: str, host: str
+) -> None:
     for name in ("engines", "others"):
         create_authority(tmp_path / name)
-    files = issue(tmp_path / "engines", "localhost")
+    files = issue(tmp_path / "engines", host)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.cert, files.key)
-    mock = MockDeployment(engine_entry=f", ca: {tmp_path / 'others' / 'ca.pem'}", host="localhost")
+    mock = MockDeployment(engine_entry=f", ca: {tmp_path / trusted / 'ca.pem'}", host="localhost")
     for engine in mock.engines.values():
         engine.tls = context
     async with mock.running() as client:
