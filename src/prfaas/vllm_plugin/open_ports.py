@@ -37,7 +37,8 @@ def open_ports_warning(ports: list[Address]) -> str | None:
     where = ", ".join(map(str, ports))
     return (
         f"this engine listens at {where} for its own ranks, and whoever reaches that can end it; "
-        "start it with GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo in its environment"
+        "start it with GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo in its environment, and let a "
+        "firewall keep others from what still listens"
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls import authority
 from prfaas.tls.context import check_identity, client_context, identity, server_context
+from prfaas.tls.expiry import certificate_expiry
 from prfaas.tls.files import TlsFiles, files_of
 
 
@@ -31,7 +32,7 @@ def connected(client: TlsFiles, server: TlsFiles) -> Iterator[ssl.SSLSocket]:
         thread.start()
         made = opened.enter_context(client_context(client).wrap_socket(near))
         thread.join()
-        opened.enter_context(held[0])
+        opened.enter_context(held[0]).sendall(b"x")
         yield made
 
 
@@ -44,6 +45,24 @@ def test_the_identity_is_the_name_in_the_certificate(tmp_path: Path) -> None:
         check_identity(sock, "west")
         with pytest.raises(PeerError, match="certificate is issued to west, not to 'north'"):
             check_identity(sock, "north")
+
+
+def test_no_connection_is_resumed(tmp_path: Path) -> None:
+    """Who was let in once would show no certificate the next time, nor be looked for in lists."""
+    authority.create_authority(tmp_path)
+    east, west = authority.issue(tmp_path, "east"), authority.issue(tmp_path, "west")
+    with connected(east, west) as sock:
+        assert sock.recv(1) == b"x"  # Tickets come before it.
+        assert sock.session is None or not sock.session.has_ticket
+
+
+def test_the_first_that_expires_of_a_chain_is_what_is_warned_of(tmp_path: Path) -> None:
+    authority.create_authority(tmp_path, days=10)
+    files = authority.issue(tmp_path, "east", days=100)
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(files.cert.read_bytes() + files.ca.read_bytes())
+    assert certificate_expiry(chain).at == certificate_expiry(files.ca).at
+    assert certificate_expiry(chain).at < certificate_expiry(files.cert).at
 
 
 def test_missing_files_name_the_command(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,6 +139,25 @@ def test_a_missing_setting_is_named() -> None:
     extra = SimpleNamespace(kv_connector_extra_config={"engine": "west-decode"})
     with pytest.raises(ConfigError, match="lacks agent_socket"):
         connector(_kv_transfer_config=extra).register_kv_caches({})
+
+
+def test_an_engine_that_strangers_can_reach_says_so_when_its_ranks_have_met(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(connector_module.logger, "warning", said.append)
+    monkeypatch.setattr(connector_module, "WorkerSide", lambda *_, **__: None)
+    monkeypatch.setattr(connector_module, "_tp_rank", lambda: 0)
+    settings = {"agent_socket": "/run/a.sock", "engine": "e"}
+    extra = SimpleNamespace(kv_connector_extra_config=settings)
+    made = connector(_kv_transfer_config=extra, _vllm_config=None, _kv_cache_config=None)
+    with socket.create_server(("0.0.0.0", 0)) as stranger:
+        made.register_kv_caches({})
+        assert f"listens at 0.0.0.0:{stranger.getsockname()[1]}" in said[0]
+    said.clear()
+    with socket.create_server(("127.0.0.1", 0)):
+        made.register_kv_caches({})
+    assert said == []
 
 
 def test_the_model_waits_for_copies_out_at_the_end_of_the_step_that_queued_them() -> None:
