@@ -1,19 +1,22 @@
 """A peer far away joins and sends while strangers nearer by knock at the KV link's port.
 
-    python -m benchmarks.door OUT.json [--seconds 10] [--rtt-ms 100] [--rate 5000]
+    python -m benchmarks.door OUT.json [--seconds 10] [--rtt-ms 100] [--rate 5000] [--begin-tls]
 
 Sites are network namespaces with a line between them (`prfaas.testing.sites`; root). A stranger
-opens a connection, says nothing, half of a TLS handshake, or HTTP, and another takes its place.
+opens a connection, says nothing, half of a TLS handshake, or HTTP, and another takes its place;
+with ``--begin-tls`` all begin a handshake as a peer does, which costs the door most.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import selectors
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -75,8 +78,18 @@ def kernel() -> dict[str, int]:
     return {name: found.get(name, 0) for name in wanted}
 
 
-def knock(address: str, rate: float, seconds: float) -> None:
+def first_flight() -> bytes:
+    """What a TLS client says first."""
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(heard, said, server_hostname="west").do_handshake()
+    return said.read()
+
+
+def knock(address: str, rate: float, seconds: float, *, begins_tls: bool) -> None:
     """Says how many connections were made."""
+    says = (first_flight(),) if begins_tls else _SAYS
     host, port = parse_address(address)
     selector = selectors.EpollSelector()
     kept: collections.deque[socket.socket] = collections.deque()
@@ -95,7 +108,7 @@ def knock(address: str, rate: float, seconds: float) -> None:
             sock = key.fileobj  # type: ignore[assignment]
             selector.unregister(sock)
             try:
-                sock.send(_SAYS[made % len(_SAYS)])
+                sock.send(says[made % len(says)])
             except OSError:
                 sock.close()
                 continue
@@ -136,7 +149,9 @@ def join(certs: Path, address: str, seconds: float) -> None:
     print(json.dumps({"seconds": took, "lost": lost, "kernel": kernel()}), flush=True)
 
 
-def measure(seconds: float, rtt_s: float, rate: float, *, knocking: bool) -> dict[str, Any]:
+def measure(
+    seconds: float, rtt_s: float, rate: float, *, knocking: bool, begins_tls: bool
+) -> dict[str, Any]:
     """One run, with strangers or without."""
     line = WanProfile(125e6, rtt_s)
     with (
@@ -160,7 +175,7 @@ def measure(seconds: float, rtt_s: float, rate: float, *, knocking: bool) -> dic
         door.stdout.readline()
         each = str(rate / _PROCESSES)
         strangers = [
-            start("x", "knock", address, each, str(seconds + 2))
+            start("x", "knock", address, each, str(seconds + 2), "tls" if begins_tls else "")
             for _ in range(_PROCESSES if knocking else 0)
         ]
         if strangers:
@@ -188,7 +203,8 @@ def main() -> None:
         receive(Path(sys.argv[2]), sys.argv[3])
         return
     if sys.argv[1:2] == ["knock"]:
-        knock(sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))
+        address, rate, seconds, says = sys.argv[2:]
+        knock(address, float(rate), float(seconds), begins_tls=says == "tls")
         return
     if sys.argv[1:2] == ["join"]:
         join(Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]))
@@ -198,12 +214,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rtt-ms", type=float, default=100.0)
     parser.add_argument("--rate", type=float, default=5000.0)
+    parser.add_argument("--begin-tls", action="store_true")
     given = parser.parse_args()
     why = unavailable()
     if why is not None:
         sys.exit(f"no line can be emulated here: {why}")
     found = {
-        what: measure(given.seconds, given.rtt_ms / 1000, given.rate, knocking=what == "strangers")
+        what: measure(
+            given.seconds,
+            given.rtt_ms / 1000,
+            given.rate,
+            knocking=what == "strangers",
+            begins_tls=given.begin_tls,
+        )
         for what in ("alone", "strangers")
     }
     found["load"] = list(os.getloadavg())  # type: ignore[assignment]

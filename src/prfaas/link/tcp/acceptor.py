@@ -36,6 +36,9 @@ _SHARE = 8
 """A network with more than this part of all that are pending makes room itself."""
 _ACCEPT_AT_ONCE = 64
 """Then those that have something to say have their turn."""
+_STEPS_AT_ONCE = 16
+"""Of handshakes, for each network: one takes as long as four strangers take to come in, and while
+those wait in the kernel's queue so do peers."""
 _BACKLOG = 4096
 """Connections the kernel keeps for us: those of many peers that come back at once."""
 
@@ -111,17 +114,24 @@ class Acceptor(threading.Thread):
     def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopping:
-            for key, _ in self._selector.select(timeout=1.0):
-                if key.fd == self._listener.fileno():
-                    self._accept()
-                elif key.fd in self._pending:
-                    self._readable(self._pending[key.fd])
+            self._serve_ready()
             self._expire(time.monotonic())
         for connection in list(self._pending.values()):
             self._drop(connection)
         self._selector.close()
         self._listener.close()
         self._wakeup.close()
+
+    def _serve_ready(self) -> None:
+        had: Counter[str] = Counter()
+        for key, _ in self._selector.select(timeout=1.0):
+            connection = self._pending.get(key.fd)
+            if key.fd == self._listener.fileno():
+                self._accept()
+            elif connection is not None:
+                had[connection.network] += 1
+                if had[connection.network] <= _STEPS_AT_ONCE:
+                    self._readable(connection)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPT_AT_ONCE):

@@ -267,3 +267,27 @@ def test_accepting_pauses_where_no_descriptor_is_left(monkeypatch: pytest.Monkey
     with socket.create_connection(address):
         made.run()
     assert len(pauses) == made.turned_away["accept"] == 3
+
+
+def test_handshakes_of_one_network_wait_for_newcomers_and_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a network that has hundreds under way a few go on at a time: each takes as long as four
+    newcomers, and who waits to come in may be a peer."""
+    config = TcpLinkConfig(name="west", listen="127.0.0.1:0", security=Plaintext())
+    door = Acceptor(config, 1, lambda *_: None, tls=None)
+    steps = list[str]()
+    monkeypatch.setattr(door, "_readable", lambda connection: steps.append(connection.network))
+    address = parse_address(door.address)
+    with contextlib.ExitStack() as opened:
+        for source in ["127.0.0.1"] * 60 + ["127.0.0.2"] * 2:
+            sock = socket.create_connection(address, source_address=(source, 0))
+            opened.enter_context(sock).send(b"x")
+        for _ in range(8):
+            steps.clear()
+            door._serve_ready()
+        assert door.pending == 62
+        assert steps.count("127.0.0.1") == acceptor._STEPS_AT_ONCE
+        assert steps.count("127.0.0.2") == 2
+    door.stop()
+    door.run()
