@@ -20,7 +20,7 @@ from aiohttp import web
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
 from prfaas.core.addresses import Address, parse_address
-from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.deployment import Deployment, MachineConfig, parse_deployment
 from prfaas.core.errors import EngineError, LinkError, PeerError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.carried_events import CarriedFeed, KeyedFollower
@@ -38,7 +38,7 @@ from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_deployment import until
 from prfaas.testing.mock_http import MockServer
 from prfaas.testing.mock_publisher import MockPublisher
-from prfaas.tls.agents import agent_contexts
+from prfaas.tls.agents import Trust, agent_contexts
 from prfaas.tls.authority import create_authority, issue
 from prfaas.tls.context import client_context, peer_context
 from prfaas.tls.files import TlsFiles, files_in
@@ -277,6 +277,22 @@ async def test_an_agent_in_anothers_place_is_asked_for_nothing(place: Place) -> 
             with pytest.raises((aiohttp.ClientError, PeerError), match="issued to a, not to 'b'"):
                 await http.get(url, ssl=mistaken)
     assert place.agent.tunnels.opened_total == 0
+
+
+async def test_tools_ask_the_agent_that_they_mean(place: Place) -> None:
+    """Another machine's would tell operators what it likes of this one."""
+
+    def renamed(machine: MachineConfig) -> MachineConfig:
+        agent = msgspec.structs.replace(machine.agent, name="b")
+        return msgspec.structs.replace(machine, agent=agent)
+
+    url = f"{place.deployment.agents[0].admin_url}/engines"
+    async with aiohttp.ClientSession() as http:
+        async with http.get(url, ssl=Trust(place.deployment).of(url)) as answer:
+            assert answer.status == 200
+        mistaken = Trust(place.deployment.with_machines(renamed)).of(url)
+        with pytest.raises(aiohttp.ClientError, match="issued to a, not to 'b'"):
+            await http.get(url, ssl=mistaken)
 
 
 def stored(first: int, count: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import platform
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from prfaas.models.profiles import parse_profile
 from prfaas.plots.figure import check_picture
 from prfaas.plots.profile import draw_profiles
 from prfaas.profiling.profile import Measured, Wanted, measure
-from prfaas.tls.agents import Trust, tools_context
+from prfaas.tls.agents import Trust
 
 _EXAMPLES = """
 examples:
@@ -158,16 +159,17 @@ def _wanted(
             f"engine {engine.name!r} has no url: pass the file with addresses that `prfaas up` "
             "writes into its run directory (deployment.json)"
         )
-    agent = deployment.agent_of_engine(engine.name)
+    agent, trust = deployment.agent_of_engine(engine.name), Trust(deployment)
+    shown = trust.of(f"{agent.admin_url}/")
     return Wanted(
         engine.url,
         budget_s,
         longest,
         min(args.max_batch or engine.max_num_seqs, engine.max_num_seqs),
         agent_url=agent.admin_url,
-        agent_tls=None if agent.tls is None else tools_context(deployment),
+        agent_tls=shown if isinstance(shown, ssl.SSLContext) else None,
         key=_key(engine),
-        through=Trust(deployment).carried.get(engine.name),
+        through=trust.carried.get(engine.name),
         agent=agent.name,
         engine=engine.name,
     )

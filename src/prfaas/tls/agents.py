@@ -58,9 +58,9 @@ class Trust:
     of a gateway's clients that cannot be read."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self._agents = tuple(f"{a.admin_url}/" for a in deployment.agents if a.tls is not None)
-        self._context = tools_context(deployment) if self._agents else None
-        files = _usable(deployment) if self._agents else None
+        self._agents = {f"{a.admin_url}/": a.name for a in deployment.agents if a.tls is not None}
+        self._files = files = _usable(deployment) if self._agents else None
+        self._named: dict[str, ssl.SSLContext] = {}
         self._elsewhere = trust_of(deployment.gateway)
         self._gateways: dict[str, ssl.SSLContext | bool] = {}
         for gateway in deployment.gateways:
@@ -81,8 +81,11 @@ class Trust:
 
     def of(self, url: str) -> ssl.SSLContext | bool:
         """What our tools trust there; at an address that the file does not have, a gateway's."""
-        if self._context and url.startswith(self._agents):
-            return self._context
+        agents = (name for start, name in self._agents.items() if url.startswith(start))
+        if self._files is not None and (agent := next(agents, None)) is not None:
+            if agent not in self._named:
+                self._named[agent] = named_context(self._files, agent, shows=True)
+            return self._named[agent]
         found = (trust for start, trust in self._gateways.items() if url.startswith(start))
         return next(found, self._elsewhere)
 

@@ -77,14 +77,14 @@ def _check_named(end: ssl.SSLObject | ssl.SSLSocket) -> None:
         raise ssl.SSLCertVerificationError(1, _other(names, context.peer))
 
 
-def named_context(files: TlsFiles, name: str) -> NamedContext:
-    """For outgoing connections to what ``files`` call ``name``; no certificate is shown. Raises
-    ConfigError naming the file that cannot be used."""
+def named_context(files: TlsFiles, name: str, *, shows: bool = False) -> NamedContext:
+    """For outgoing connections to what ``files`` call ``name``; ``shows``: with our certificate.
+    Raises ConfigError naming the file that cannot be used."""
     context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.sslobject_class, context.sslsocket_class = _NamedEnd, _NamedSocket
     context.peer = files.name_of(name)
-    return _trusting(context, files)
+    return _context(context, files) if shows else _trusting(context, files)
 
 
 def peer_context(files: TlsFiles, agent: str, address: Address) -> PeerContext:
