@@ -124,3 +124,25 @@ async def test_a_reader_that_takes_nothing_is_ended(tmp_path: Path) -> None:
         assert (book.idle, book.busy) == (0, 0)
         transport.abort()
         await healthy(agent.admin_url)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"Transfer-Encoding: chunked\r\n", b"zz\r\n"),
+        (b"Content-Encoding: gzip\r\nContent-Length: 4\r\n", b"abcd"),
+        (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", b"4\r\nabcd\r\n"),
+    ],
+    ids=["bad chunk", "no gzip", "no gzip in chunks"],
+)
+async def test_a_body_that_cannot_be_read_is_refused(
+    headers: bytes, body: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_agent(None, tmp_path) as agent:
+        reader, writer = await asyncio.open_connection(*parse_url(agent.admin_url))
+        writer.write(b"PUT /gateways/abcdefgh HTTP/1.1\r\nHost: h\r\n" + headers + b"\r\n")
+        await asyncio.sleep(0.01)  # In a piece of its own.
+        writer.write(body)
+        assert b" 400 " in await reader.readline()
+        writer.transport.abort()
+    assert "Traceback" not in caplog.text

@@ -223,7 +223,8 @@ def answered(request: web.Request) -> None:
 
 
 async def read_body(request: web.Request, *, most: int, within_s: float = _BODY_S) -> bytes:
-    """A small one. Raises HTTPRequestEntityTooLarge; HTTPRequestTimeout for one without end."""
+    """A small one. Raises HTTPRequestEntityTooLarge; HTTPRequestTimeout for one without end;
+    HTTPBadRequest for one that is not chunked or packed as its headers say."""
     body = bytearray()
     want(request)
     try:
@@ -234,6 +235,9 @@ async def read_body(request: web.Request, *, most: int, within_s: float = _BODY_
                     raise web.HTTPRequestEntityTooLarge(most, len(body))
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text=f"the body has not come in {within_s:g} s") from error
+    except web.RequestPayloadError as error:
+        request.content.feed_eof()  # Or aiohttp reads on, and logs a traceback.
+        raise web.HTTPBadRequest(text="the body cannot be read as its headers say") from error
     return bytes(body)
 
 
