@@ -43,16 +43,17 @@ async def relay(
     response: ClientResponse,
     *,
     on_first_token: Callable[[], None],
+    whose: str = "",
 ) -> int | None:
-    """Have the engine answer and pass the answer on. Returns how many tokens it has, as near as its
-    events or its usage say; None where they do not.
+    """Have the engine answer this tenant, and pass the answer on. Returns how many tokens it has,
+    as near as its events or its usage say; None where they do not.
 
     A refusal of the request itself (4xx) is the client's answer too; vLLM may begin a stream before
     it looks at everything, and refuse in its first event. Raises EngineError, LocalFault, or
     ClientGone.
     """
     dialect = dialect_of(endpoint)
-    answer = await engine.open_answer(endpoint, body, headers)
+    answer = await engine.open_answer(endpoint, body, headers, whose)
     try:
         kind = answer.header("Content-Type") or "application/json"
         if answer.status == 200 and kind.startswith("text/event-stream"):

@@ -81,6 +81,8 @@ class RequestBody:
         self.endpoint = endpoint
         self.keeps = False
         """Whether its prompt is to be cached by an agent, wherever it is computed."""
+        self.whose = ""
+        """The tenant's name, where it is known."""
         self.dialect = dialect_of(endpoint)
         self.raw = raw
         self._fields = top_level(raw)

@@ -123,7 +123,8 @@ class ClientApi:
                 model = model_named_in(raw)
                 tenant.check_model(model)
                 own = partial(tenant_salt, self._owner(tenant) or "")
-                return await self._ask_any(request, media_names.own_in(raw, own), model)
+                raw = media_names.own_in(raw, own)
+                return await self._ask_any(request, raw, model, tenant.name)
 
     async def pool(self, request: web.Request) -> web.StreamResponse:
         """What is computed in one pass; it counts among its tenant's requests and tokens."""
@@ -140,7 +141,7 @@ class ClientApi:
                 body = RequestBody("/v1/completions", raw)
                 self._claim(body, tenant)
                 use.take_tokens(body.tokens_of_text, 0)
-                return await self._ask_any(request, body.raw, body.model)
+                return await self._ask_any(request, body.raw, body.model, tenant.name)
 
     async def _serving(self, model: str | None) -> Gateway:
         """Whose engines serve it; of what nobody serves the first's say so. Where several say so,
@@ -158,6 +159,7 @@ class ClientApi:
         """Make it the tenant's. Raises RequestRefused."""
         tenants = self._gateway.access.tenants
         tenant.check_model(body.model)
+        body.whose = tenant.name
         if tenants.several:
             body.take_turns()
         body.belong_to(self._owner(tenant))
@@ -166,7 +168,9 @@ class ClientApi:
         """Whose caches it uses; None: they are everybody's."""
         return tenant.name if self._gateway.access.tenants.isolated else None
 
-    async def _ask_any(self, request: web.Request, body: bytes, model: str | None) -> web.Response:
+    async def _ask_any(
+        self, request: web.Request, body: bytes, model: str | None, whose: str
+    ) -> web.Response:
         headers = {"X-Request-Id": request[REQUEST_ID]}
         gateway = await self._serving(model)
         await gateway.models.look(model)
@@ -183,7 +187,7 @@ class ClientApi:
                 continue
             try:
                 answer = await engine.pass_on(
-                    request.method, request.path, body, headers, within_s=within_s
+                    request.method, request.path, body, headers, within_s=within_s, whose=whose
                 )
             except LocalFault as error:
                 raise ServiceUnavailable(str(error)) from error

@@ -256,10 +256,9 @@ class Driver:
         sender, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
-        cached = exchange.facts.prefill_cached_tokens
+        cached, ids = exchange.facts.prefill_cached_tokens, exchange.prompt.token_ids
         context, keep = exchange.context(attempt), exchange.body.keeps
         params = decode_params(command, source, loadable, cached, context=context, keep=keep)
-        ids = exchange.prompt.token_ids
         body = exchange.body.for_decode(None if ids is None else ids.json(), params)
         try:
             output_tokens = await relay(
@@ -269,6 +268,7 @@ class Driver:
                 exchange.engine_headers,
                 exchange.response,
                 on_first_token=lambda: self._first_token(exchange, command),
+                whose=exchange.use.tenant.name,
             )
         except LocalFault as error:
             exchange.fail(ServiceUnavailable(str(error)))

@@ -154,13 +154,14 @@ class EngineClient:
         *,
         within_s: float | None = None,
         most: float = math.inf,
+        whose: str = "",
     ) -> EngineAnswer:
-        """A request as it is, answered ``within_s`` (a minute, if not given) in ``most`` bytes.
-        Raises EngineError if the engine cannot be reached, or does not."""
+        """A request as it is, of this tenant's, answered ``within_s`` (a minute, if not given) in
+        ``most`` bytes. Raises EngineError if the engine cannot be reached, or does not."""
         timeouts = _RENDER_TIMEOUTS
         if within_s is not None:
             timeouts = Timeouts(within_s)
-        return await self._exchange(method, path, body, timeouts, headers or {}, most)
+        return await self._exchange(method, path, body, timeouts, headers or {}, most, whose)
 
     async def models(self, *, within_s: float | None = None) -> EngineAnswer:
         """What it says that it serves. Raises as `pass_on`."""
@@ -189,7 +190,9 @@ class EngineClient:
         CannotRender, or EngineError for a failing or full engine.
         """
         path = f"{body.endpoint}/render"
-        answer = await self.pass_on("POST", path, body.raw, headers, most=_MOST_RENDERED)
+        answer = await self.pass_on(
+            "POST", path, body.raw, headers, most=_MOST_RENDERED, whose=body.whose
+        )
         if answer.status == 404 and b'"error"' not in answer.body:
             raise CannotRender(f"engine {self.name} does not render: needs --enable-scale-out")
         if answer.status != 200:
@@ -236,9 +239,10 @@ class EngineClient:
         return result.remote_prefill_cached_tokens
 
     async def open_answer(
-        self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
+        self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str], whose: str = ""
     ) -> Answer:
-        """Send the request; returns when the response's head is here. Close the response to cancel.
+        """Send the request, of this tenant's; returns when the response's head is here. Close the
+        response to cancel.
 
         Raises EngineError if the engine cannot be reached.
         """
@@ -251,6 +255,7 @@ class EngineClient:
                 headers=json_headers(headers, self.credentials),
                 timeouts=_LONG,
                 tls=self.credentials.tls,
+                whose=whose,
             )
         except CONNECTION_ERRORS as error:
             raise engine_error(self.name, error) from error
@@ -270,6 +275,7 @@ class EngineClient:
         timeouts: Timeouts,
         headers: Mapping[str, str],
         most: float,
+        whose: str = "",
     ) -> EngineAnswer:
         try:
             async with await self._http.request(
@@ -280,6 +286,7 @@ class EngineClient:
                 headers=json_headers(headers, self.credentials),
                 timeouts=timeouts,
                 tls=self.credentials.tls,
+                whose=whose,
             ) as answer:
                 self._note(path, answer.status)
                 kind = answer.header("Content-Type") or "application/json"

@@ -70,9 +70,11 @@ class Answer:
     of its ways. What goes wrong is raised when the bytes before it have been read: ConnectionBroke,
     NotHttp, TimeoutError."""
 
-    whose = ""
-
-    def __init__(self, connection: Source, timeouts: Timeouts, room: Room | None = None) -> None:
+    def __init__(
+        self, connection: Source, timeouts: Timeouts, room: Room | None = None, whose: str = ""
+    ) -> None:
+        self.whose = whose
+        """See `Holder`."""
         self.status = 0
         """0 until its head is here."""
         self._connection = connection
@@ -247,6 +249,11 @@ class Answer:
     def ended(self) -> bool:
         """Whether all of it is here."""
         return self._ended
+
+    @property
+    def left(self) -> int:
+        """See `Holder`: nothing of it is passed on before all of it is here."""
+        return self._held + _OF_A_PIECE * len(self._parts)
 
     def out_of_room(self) -> None:
         """See `Holder`."""

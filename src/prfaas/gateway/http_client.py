@@ -61,12 +61,14 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts,
         tls: ssl.SSLContext | None = None,
+        whose: str = "",
     ) -> Answer:
         """Send, and return when the response's head is here; use it as a context manager or close
         it.
 
         ``url``: ``scheme://host:port``; ``path``: all that follows, as it is sent; ``tls``: what
-        is trusted, None: what this machine trusts; see `Credentials`. Raises one of
+        is trusted, None: what this machine trusts; see `Credentials`; ``whose``: of what is read of
+        a machine's servers the tenant that has most has the least right to more. Raises one of
         `CONNECTION_ERRORS`, ValueError for what cannot stand in a head.
         """
         loop = asyncio.get_running_loop()
@@ -76,7 +78,7 @@ class HttpClient:
         head = _head(method, peer.prefix + path, peer.host, headers or {}, data)
         while True:
             try:
-                return await self._send(peer, head, data, timeouts)
+                return await self._send(peer, head, data, timeouts, whose)
             except OSError as error:
                 if not is_local(error) or loop.time() + pause_s > give_up_at:
                     raise
@@ -110,12 +112,14 @@ class HttpClient:
         connection.free_since = asyncio.get_running_loop().time()
         self._peer(url, tls).free.append(connection)
 
-    async def _send(self, peer: Peer, head: bytes, data: bytes, timeouts: Timeouts) -> Answer:
+    async def _send(
+        self, peer: Peer, head: bytes, data: bytes, timeouts: Timeouts, whose: str
+    ) -> Answer:
         kept = peer.take(asyncio.get_running_loop().time() - self._keepalive_s)
         if kept is None:
-            return await (await peer.dial(timeouts.connect_s)).ask(head, data, timeouts)
+            return await (await peer.dial(timeouts.connect_s)).ask(head, data, timeouts, whose)
         try:
-            return await kept.ask(head, data, timeouts)
+            return await kept.ask(head, data, timeouts, whose)
         except ConnectionBroke as error:
             if not error.unseen:
                 raise
@@ -126,7 +130,7 @@ class HttpClient:
             if is_local(error):
                 raise
             raise lost from error  # Nobody is there any more: it may have died of the request.
-        return await fresh.ask(head, data, timeouts)
+        return await fresh.ask(head, data, timeouts, whose)
 
     def _sweep_later(self) -> None:
         loop = asyncio.get_running_loop()

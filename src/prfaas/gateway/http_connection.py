@@ -40,9 +40,10 @@ class Connection(asyncio.Protocol):
         """So many have come that are no body, since there was some."""
         self._paused = False
 
-    async def ask(self, head: bytes, body: bytes, timeouts: Timeouts) -> Answer:
-        """Send a request; returns when the head of its answer is here. Raises as `Answer` does."""
-        answer = self._answer = Answer(self, timeouts, self._room)
+    async def ask(self, head: bytes, body: bytes, timeouts: Timeouts, whose: str = "") -> Answer:
+        """Send a request of this tenant's; returns when the head of its answer is here. Raises as
+        `Answer` does."""
+        answer = self._answer = Answer(self, timeouts, self._room, whose)
         self._seen, self._idle_bytes = False, 0
         if self.is_open and len(body) < _COPIED:
             self._transport.write(head + body)

@@ -16,7 +16,11 @@ class Holder(Protocol):
 
     @property
     def whose(self) -> str:
-        """A tenant's name; empty where nobody in particular has it."""
+        """A tenant's name; empty where nobody in particular has it. It stays the same."""
+
+    @property
+    def left(self) -> int:
+        """Bytes of what it holds that are still to be passed on."""
 
     def out_of_room(self) -> None:
         """It holds most, and there is no more: it is to give up."""
@@ -24,7 +28,7 @@ class Holder(Protocol):
 
 class Room:
     """For answers of which all that has come is held: ``most`` bytes. Where they are more, whoever
-    holds most gives up, of the tenant that has most: large answers are not at the cost of small
+    has most left gives up, of the tenant that has most: large answers are not at the cost of small
     ones, nor one tenant's many at the cost of others' few."""
 
     def __init__(self, most: float = inf) -> None:
@@ -44,17 +48,14 @@ class Room:
             self.give_back(largest)
             largest.out_of_room()
 
-    def give_back(self, holder: Holder, size: float = inf) -> None:
-        """It holds so many bytes less, or none. Nothing where it has given up."""
+    def give_back(self, holder: Holder) -> None:
+        """It holds nothing more. Nothing where it has given up."""
         held = self._held_by.pop(holder, 0)
-        left = int(max(0, held - size))
-        self.held -= held - left
-        self._held_of[holder.whose] -= held - left
-        if left > 0:
-            self._held_by[holder] = left
-        elif not self._held_of[holder.whose]:
+        self.held -= held
+        self._held_of[holder.whose] -= held
+        if not self._held_of[holder.whose]:
             del self._held_of[holder.whose]
 
     def _gives_up(self, holder: Holder) -> tuple[bool, int, int]:
         """The greatest does."""
-        return not holder.ended, self._held_of[holder.whose], self._held_by[holder]
+        return not holder.ended, self._held_of[holder.whose], holder.left

@@ -3,7 +3,7 @@
 An answer may have hundreds of megabytes (embeddings of every token, the logprobs of a prompt), and
 its client may read nothing for minutes. So it goes out in pieces, and all such answers together
 have a bound, as have their connections; beyond it whoever has most to read is cut off, of the
-tenant that has most.
+tenant that has most. An answer is held as a whole until the last of it has gone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class WholeAnswer(web.Response):
 
     ended = False
     whose = ""
+    left = 0
 
     def __init__(self, *, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         super().__init__(status=status, body=body, headers=headers)
@@ -54,13 +55,16 @@ class WholeAnswer(web.Response):
             self.whose = "" if tenant is None else tenant.name
         # However small it is, it holds a descriptor.
         connection = _MOST_BYTES // share_of_files(_SHARE_OF_FILES, most=_MOST_UNREAD)
-        UNREAD.take(self, len(body) + connection)
+        self.left = len(body)
+        UNREAD.take(self, self.left + connection)
         try:
             for start in range(0, len(body), _PIECE_BYTES):
                 await self.write(memoryview(body)[start : start + _PIECE_BYTES])
-                UNREAD.give_back(self, _PIECE_BYTES)
+                self.left -= _PIECE_BYTES
             await web.StreamResponse.write_eof(self)
         finally:
+            # As long as the connection is kept, aiohttp keeps what was answered last.
+            self.body = None
             UNREAD.give_back(self)
             if isinstance(request, web.Request):
                 answered(request)

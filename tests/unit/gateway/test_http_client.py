@@ -177,6 +177,29 @@ async def test_large_answers_are_not_at_the_cost_of_small_ones() -> None:
     assert room.held == 0
 
 
+async def test_many_answers_of_one_tenant_are_not_at_anothers_cost() -> None:
+    room = Room(100_000)
+    many = [Answer(Nowhere(), TIMEOUTS, room, "mallory") for _ in range(3)]
+    large = Answer(Nowhere(), TIMEOUTS, room, "alice")
+    reading = []
+    for answer in (*many, large):
+        answer.begin(200)
+        reading.append(asyncio.ensure_future(answer.read()))
+    await asyncio.sleep(0)
+    for answer in many:
+        answer.add(bytes(20_000))
+    large.add(bytes(45_000))
+    large.end()
+    assert await reading.pop() == bytes(45_000)
+    assert [answer._failure is None for answer in many].count(False) == 1
+    for answer in many:
+        answer.end()
+    found = await asyncio.gather(*reading, return_exceptions=True)
+    assert sum(isinstance(each, NotHttp) for each in found) == 1
+    assert room.held == 0
+    assert not room._held_of
+
+
 async def test_what_comes_in_small_pieces_counts_as_what_it_takes() -> None:
     room = Room(100_000)
     answer = Answer(Nowhere(), TIMEOUTS, room)

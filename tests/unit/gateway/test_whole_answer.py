@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -83,10 +85,10 @@ async def test_answers_that_nobody_reads_are_bounded_and_the_largest_goes(
     async with embedding(size) as (_, client):
         slow, late = Client(client), Client(client)
         await slow.ask()
-        await until(lambda: 0 < UNREAD.held < size)
+        await until(lambda: any(0 < answer.left < size for answer in UNREAD._held_by))
         await late.ask()
         assert await late.read(size) < size, "there is no room for two"
-        assert 0 < UNREAD.held < size
+        assert len(UNREAD._held_by) == 1
         assert await slow.read(size) >= size, "whoever has read some keeps its answer"
         await until(lambda: UNREAD.held == 0)
         async with client.post("/v1/embeddings", data=BODY) as response:
@@ -144,6 +146,90 @@ async def test_a_connection_is_busy_as_long_as_its_answer_is_read() -> None:
         assert await slow.read(32 * MIB) >= 32 * MIB
         await until(lambda: (book.busy, book.idle) == (0, 1))
         slow.close()
+
+
+async def test_an_answer_is_in_memory_and_counts_until_the_last_of_it_has_gone() -> None:
+    size = 32 * MIB
+    async with embedding(size) as (_, client):
+        slow = Client(client)
+        await slow.ask()
+        come = await slow.read(size // 2)
+        assert UNREAD.held >= size
+        await slow.read(size - come)
+        await until(lambda: UNREAD.held == 0)
+        slow.close()
+
+
+PROGRAM = """
+import asyncio
+from pathlib import Path
+from aiohttp import web
+from prfaas.gateway.whole_answer import UNREAD, WholeAnswer
+from prfaas.process.front_door import serving_strangers
+
+SIZE, COUNT = 48 << 20, 8
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024
+
+async def answer(request):
+    return WholeAnswer(status=200, body=b"x" * SIZE, headers={})
+
+async def main():
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with serving_strangers(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1) as url:
+        before, kept = resident_mib(), []
+        for _ in range(COUNT):
+            reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+            writer.write(b"GET / HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n")
+            await reader.readuntil(b"\\r\\n\\r\\n")
+            left = SIZE
+            while left:
+                left -= len(await reader.read(1 << 16))
+            kept.append(writer)
+        while UNREAD.held:
+            await asyncio.sleep(0.01)
+        grown = resident_mib() - before
+        assert grown < 4 * (SIZE >> 20), f"{grown} MiB more"
+
+asyncio.run(main())
+"""
+
+
+def test_nothing_of_an_answer_stays_while_its_connection_is_kept() -> None:
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=120)
+
+
+async def test_what_an_engine_answers_is_its_tenants_while_it_comes() -> None:
+    come = asyncio.Event()
+
+    async def part(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(b"{" + b" " * (2 * MIB))
+        await come.wait()
+        await response.write(b"}")
+        return response
+
+    mock = MockDeployment(gateway=TWO)
+    for engine in mock.engines.values():
+        engine.embeds = True
+        engine._embed = engine._complete = part  # type: ignore[method-assign,assignment]
+    async with mock.running() as client:
+        await mock.ready()
+        for path, body in (("/v1/embeddings", BODY), ("/v1/completions", b'{"prompt": "a"}')):
+            come.clear()
+            answer = asyncio.ensure_future(
+                client.post(path, data=body, headers={"X-Api-Key": "mallory"})
+            )
+            (room,) = mock.gateway._http._rooms.values()
+            await until(lambda found=room: found.held >= MIB)
+            assert room._held_of.keys() == {"mallory"}
+            come.set()
+            async with await answer as response:
+                assert response.status == 200
+                assert len(await response.read()) == 2 * MIB + 2
 
 
 async def test_who_goes_in_the_middle_holds_nothing() -> None:
