@@ -80,10 +80,21 @@ class GatewayWorkers:
 
     async def _start(self, worker: int) -> asyncio.subprocess.Process:
         process = self._running[worker] = await asyncio.create_subprocess_exec(
-            *self._command(worker), start_new_session=True, preexec_fn=tied_to_parent()
+            *self._command(worker), start_new_session=True, preexec_fn=_begins()
         )
         logger.info("worker %d is process %d", worker, process.pid)
         return process
+
+
+def _begins() -> Callable[[], None]:
+    """For ``preexec_fn``: SIGHUP ends none that does not listen to it yet."""
+    tie = tied_to_parent()
+
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        tie()
+
+    return begin
 
 
 @asynccontextmanager
