@@ -136,6 +136,22 @@ def test_a_revoked_certificate_gets_in_no_more(agents: Agents, tmp_path: Path) -
     assert len(list(revoked)) == 2, "who was on the list stays on it"
 
 
+def test_who_was_dialled_and_is_revoked_then_is_ended_too(agents: Agents, tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    for name in ("west", "east", "other"):
+        issue(tmp_path, name)
+    crl = revoke(tmp_path, "other")
+    west = agents.open("west", files_of(tmp_path, "west"))
+    east = agents.open("east", TlsFiles(*_paths(files_of(tmp_path, "east")), crl), to=west)
+    assert agents.send(east, WAIT_S) == "complete"
+    assert east.tls is not None
+    revoke(tmp_path, "west")
+    east.tls.read(east.tls.files)
+    [said] = east.tls.end_untrusted(now=time.time())
+    assert "CN=west ended: its certificate is revoked" in said
+    assert agents.send(east, 1.5) != "complete"
+
+
 def test_who_has_expired_is_ended(agents: Agents, tmp_path: Path) -> None:
     create_authority(tmp_path)
     west = agents.open("west", issue(tmp_path, "west"))

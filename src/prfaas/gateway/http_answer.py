@@ -107,8 +107,8 @@ class Answer:
         return self
 
     async def read(self, most: float = inf) -> bytes:
-        """All that is left of the body. Raises NotHttp for more bytes than ``most``, or than
-        there is `Room` for."""
+        """All that is left of the body, which counts as held until `close`. Raises NotHttp for more
+        bytes than ``most``, or than there is `Room` for."""
         self._wants_all, self._most = True, most
         if self._held > most:
             raise NotHttp(f"the answer has more than {most:.0f} bytes")
@@ -121,9 +121,11 @@ class Answer:
                 return self._take()
             parts, self._parts = self._parts, []
             return await asyncio.to_thread(b"".join, parts)
+        except BaseException:
+            self._room.give_back(self)
+            raise
         finally:
             self._wants_all = False
-            self._room.give_back(self)
 
     async def read_any(self) -> bytes:
         """What is there of the body, one byte at least; empty at its end."""
@@ -185,7 +187,9 @@ class Answer:
         self._alarm = self._loop.call_later(_LEFT_S, self._expire)
 
     def close(self) -> None:
-        """Nothing more is wanted: what has not come ends with its connection."""
+        """Nothing more is wanted: what has not come ends with its connection. What was read is
+        somebody else's to count, or of no use any more."""
+        self._room.give_back(self)
         if not self._left:
             self.fail(ConnectionBroke("the connection was closed here"))
 

@@ -56,6 +56,7 @@ class Room:
         if not self._held_of[holder.whose]:
             del self._held_of[holder.whose]
 
-    def _gives_up(self, holder: Holder) -> tuple[bool, int, int]:
-        """The greatest does."""
-        return not holder.ended, self._held_of[holder.whose], holder.left
+    def _gives_up(self, holder: Holder) -> tuple[int, bool, int]:
+        """The greatest does; nobody where that gives all back in a moment: others may have as much
+        meanwhile."""
+        return self._held_of[holder.whose], not holder.ended, holder.left

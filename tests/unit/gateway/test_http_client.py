@@ -174,6 +174,8 @@ async def test_large_answers_are_not_at_the_cost_of_small_ones() -> None:
     assert await reading[0] == bytes(210)
     with pytest.raises(NotHttp, match="room for"):
         await reading[1]
+    assert room.held >= 210, "it is in memory until it has been looked at"
+    small.close()
     assert room.held == 0
 
 
@@ -196,8 +198,30 @@ async def test_many_answers_of_one_tenant_are_not_at_anothers_cost() -> None:
         answer.end()
     found = await asyncio.gather(*reading, return_exceptions=True)
     assert sum(isinstance(each, NotHttp) for each in found) == 1
+    for answer in (*many, large):
+        answer.close()
     assert room.held == 0
     assert not room._held_of
+
+
+async def test_what_has_come_of_one_tenants_answers_is_not_at_anothers_cost() -> None:
+    room = Room(100_000)
+    made = [Answer(Nowhere(), TIMEOUTS, room, whose) for whose in ("mallory", "alice", "mallory")]
+    reading = []
+    for answer, size in zip(made, (90_000, 15_000, 10), strict=True):
+        answer.begin(200)
+        reading.append(asyncio.ensure_future(answer.read()))
+        await asyncio.sleep(0)
+        answer.add(bytes(size))
+        if answer is not made[2]:
+            answer.end()
+    assert await reading[0] == bytes(90_000), "it is being looked at"
+    assert await reading[1] == bytes(15_000)
+    with pytest.raises(NotHttp, match="room for"):
+        await reading[2]
+    for answer in made:
+        answer.close()
+    assert room.held == 0
 
 
 async def test_what_comes_in_small_pieces_counts_as_what_it_takes() -> None:

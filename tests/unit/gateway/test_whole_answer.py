@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from prfaas.gateway import whole_answer
+from prfaas.gateway import answers, whole_answer
 from prfaas.gateway.whole_answer import UNREAD
 from prfaas.testing.mock_deployment import MockDeployment, until
 
@@ -230,6 +230,33 @@ async def test_what_an_engine_answers_is_its_tenants_while_it_comes() -> None:
             async with await answer as response:
                 assert response.status == 200
                 assert len(await response.read()) == 2 * MIB + 2
+
+
+async def test_an_answer_counts_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, looks, done = 4 * MIB, asyncio.Event(), asyncio.Event()
+
+    async def tokens(content: bytes) -> int:
+        looks.set()
+        await done.wait()
+        return 1
+
+    async def complete(_request: web.Request) -> web.Response:
+        return web.Response(body=b"{" + b" " * (size - 2) + b"}", content_type="application/json")
+
+    monkeypatch.setattr(answers, "answer_tokens", tokens)
+    mock = MockDeployment()
+    for engine in mock.engines.values():
+        engine._complete = complete  # type: ignore[method-assign,assignment]
+    async with mock.running() as client:
+        await mock.ready()
+        answer = asyncio.ensure_future(client.post("/v1/completions", data=b'{"prompt": "a"}'))
+        await looks.wait()
+        (room,) = mock.gateway._http._rooms.values()
+        assert room.held > size - MIB
+        done.set()
+        async with await answer as response:
+            assert len(await response.read()) == size
+        await until(lambda: room.held == UNREAD.held == 0)
 
 
 async def test_who_goes_in_the_middle_holds_nothing() -> None:
