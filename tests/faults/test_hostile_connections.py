@@ -190,3 +190,14 @@ async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
         turning.cancel()
     assert max(turns) < 2_000
     assert sum(turns) < 30_000 if wanted else not sum(turns)
+
+
+async def test_a_head_of_more_than_32_kib_is_told_so(tmp_path: Path) -> None:
+    """Each of its lines, and their number, could be a client's."""
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        await door.well()
+        writer.write(LINE + b"".join(b"X-%d: " % n + b"a" * 1000 + b"\r\n" for n in range(40)))
+        assert b" 431 " in await reader.readline()
+        assert await reader.read()  # And no more than that: the connection is closed.
+        writer.transport.abort()
