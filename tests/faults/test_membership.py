@@ -128,6 +128,8 @@ async def test_a_whole_cluster_and_its_line_join_and_leave() -> None:
         alone = alone.replace("  - {from: east, to: west, rate: 200 Mbit/s}\n", "")
         become(mock, alone.replace("links:\n", ""))
         await until(lambda: mock.gateway.fleet.up == {"p1", "d1", "d2"})
+        connections = mock.agents["east-agent"].connections
+        await until(lambda: all(connection.is_closing() for connection in connections))
         response, _ = await ask(client, LONG)
         assert response.headers["x-prfaas-route"].startswith("pd-p")
         become(mock, text)

@@ -85,6 +85,11 @@ class HttpClient:
             await asyncio.sleep(pause_s)
             pause_s *= 2
 
+    def forget(self, url: str) -> None:
+        """End connections to a server that are free: nothing more is asked of it."""
+        for key in [key for key in self._peers if key[0] == url]:
+            self._peers.pop(key).close()
+
     async def close(self) -> None:
         """End all connections that are free; those in use end with their answers."""
         self._closed = True

@@ -102,7 +102,7 @@ class Roster:
         gone = list(self.agents.keys() - self._endpoints.agents.keys())
         for name in gone:
             self._stop(name)
-            del self.agents[name]
+            self._agents_http.forget(self.agents.pop(name).url)
         return gone
 
     def _start(self, name: str, *watches: Watch) -> None:
