@@ -33,7 +33,7 @@ from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.feed import FeedState
-from prfaas.kv_events.wire import Frame
+from prfaas.kv_events.wire import Frame, Stopped
 from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_deployment import until
 from prfaas.testing.mock_http import MockServer
@@ -107,8 +107,8 @@ class Place:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _follow(self, epoch: str, number: int) -> AsyncIterator[Frame]:
-        async for frame in self.client.kv_events("d", epoch, number):
+    async def _follow(self, stopped: Stopped) -> AsyncIterator[Frame]:
+        async for frame in self.client.kv_events("d", stopped):
             if self.broken:
                 raise LinkError("the line is broken")
             yield frame
@@ -341,7 +341,7 @@ async def test_another_cache_key_is_said_and_nothing_is_believed(
     index = PrefixIndex(max_blocks=100, seed=b"another")
     await publisher.publish(stored(0, 2))
     follower = KeyedFollower(index.engine("d"), key_id(b"another"))
-    feed = CarriedFeed("d", follower, lambda *at: place.client.kv_events("d", *at), asyncio.Lock())
+    feed = CarriedFeed("d", follower, lambda at: place.client.kv_events("d", at), asyncio.Lock())
     task = asyncio.create_task(feed.run())
     await until(lambda: "its agent has another cache key" in caplog.text)
     task.cancel()

@@ -24,7 +24,7 @@ from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
 from prfaas.index.keyed_prefixes import KeyedPrefixes
-from prfaas.kv_events.wire import MEDIA_TYPE, Deflater
+from prfaas.kv_events.wire import MEDIA_TYPE, Deflater, Stopped
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
@@ -140,7 +140,7 @@ class Admin:
         response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE})
         await response.prepare(request)
         deflate = Deflater()
-        async for frames in record.follow(request.query.get("epoch", ""), number):
+        async for frames in record.follow(Stopped.of(request.query, number)):
             if not self._peers.is_gateway(request.transport):
                 break  # It has left the file.
             await response.write(deflate(frames))

@@ -28,7 +28,7 @@ from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
 from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
-from prfaas.kv_events.wire import Frame, FrameReader
+from prfaas.kv_events.wire import Frame, FrameReader, Stopped
 from prfaas.link.api import Bytes, LinkState, LinkStates
 
 logger = logging.getLogger(__name__)
@@ -249,11 +249,11 @@ class AgentClient:
             raise self._failure(error) from error
         raise LinkError(f"agent {self.name} ended its stream of cache events")
 
-    async def kv_events(self, engine: str, epoch: str, number: int) -> AsyncIterator[Frame]:
-        """What one of its engines has cached, or what has changed since change ``number`` of
-        ``epoch``, until the agent goes away (LinkError). Raises EngineError for what is unreadable
-        or where the agent does not follow it."""
-        path = f"/engines/{engine}/kv-events?epoch={epoch}&number={number}"
+    async def kv_events(self, engine: str, stopped: Stopped) -> AsyncIterator[Frame]:
+        """What one of its engines has cached, or what was not told before it ``stopped``, until the
+        agent goes away (LinkError). Raises EngineError for what is unreadable or where the agent
+        does not follow it."""
+        path = f"/engines/{engine}/kv-events?{stopped.query()}"
         try:
             async with await self._send("GET", path, _STREAM) as answer:
                 self._check_version(answer)

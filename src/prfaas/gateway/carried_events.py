@@ -19,7 +19,7 @@ from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.engine_index import BlocksKeyed, EngineIndex
 from prfaas.index.keyed_blocks import BlocksGone
 from prfaas.kv_events.feed import FeedState
-from prfaas.kv_events.wire import Alive, Begun, Changed, Frame, Held, Reached
+from prfaas.kv_events.wire import Alive, Begun, Changed, Frame, Held, Reached, Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -35,21 +35,20 @@ _OF_AN_EVENT = 16
 
 
 class KeyedFollower:
-    """The order of frames, without the line: what to apply, and where to go on from. The agent
-    answers ``epoch`` and ``number`` with what comes after."""
+    """The order of frames, without the line: what to apply, and where to go on from."""
 
     def __init__(self, index: EngineIndex, key_id: str) -> None:
         self.index, self._key_id = index, key_id
-        self.epoch, self.number = "", 0
+        self.stopped = Stopped()
+        """The agent answers with what comes after."""
         self.batches_total = 0
         self.resets_total = 0
         self.unreadable_total = 0
-        self._begun: str | None = None
 
     def restart(self) -> None:
         """Forget everything."""
         self.index.clear()
-        self.epoch, self.number, self._begun = "", 0, None
+        self.stopped = Stopped()
         self.resets_total += 1
 
     def leave(self) -> None:
@@ -63,6 +62,7 @@ class KeyedFollower:
 
     def steps(self, frame: Frame) -> Iterator[None]:
         """The same, with a pause wherever many blocks were applied."""
+        epoch, number, told = self.stopped
         if isinstance(frame, Begun):
             if frame.key_id != self._key_id:
                 raise EngineError(
@@ -70,20 +70,21 @@ class KeyedFollower:
                     "cache.key, and start them anew"
                 )
             self.restart()
-            self._begun = frame.epoch
+            self.stopped = Stopped(frame.epoch, frame.number, 0)
         elif isinstance(frame, Held):
-            if self._begun is None:
+            if told is None:
                 raise EngineError("a piece of a cache that has not begun")
             yield from self._apply(frame.events)
+            self.stopped = Stopped(epoch, number, told + 1)
         elif isinstance(frame, Reached):
-            if self._begun is None:
+            if told is None:
                 raise EngineError("the end of a cache that has not begun")
-            self.epoch, self.number, self._begun = self._begun, frame.number, None
+            self.stopped = Stopped(epoch, frame.number)
         elif isinstance(frame, Changed):
-            if frame.number != self.number + 1 or not self.epoch:
-                raise EngineError(f"change {frame.number} after change {self.number}")
+            if frame.number != number + 1 or not epoch or told is not None:
+                raise EngineError(f"change {frame.number} after change {number}")
             yield from self._apply(frame.events)
-            self.number = frame.number
+            self.stopped = Stopped(epoch, frame.number)
             self.batches_total += 1
 
     def _apply(self, events: list[BlocksKeyed | BlocksGone]) -> Iterator[None]:
@@ -126,7 +127,7 @@ class CarriedFeed:
     """Runs a `KeyedFollower` for as long as the engine is up.
 
     Args:
-        follow: ``follow(epoch, number)`` gives frames until the line breaks (LinkError).
+        follow: gives frames from where it was stopped, until the line breaks (LinkError).
         turn: see `KvEventFeed`.
     """
 
@@ -134,7 +135,7 @@ class CarriedFeed:
         self,
         engine: str,
         follower: KeyedFollower,
-        follow: Callable[[str, int], AsyncIterator[Frame]],
+        follow: Callable[[Stopped], AsyncIterator[Frame]],
         turn: asyncio.Lock,
     ) -> None:
         self.engine, self.follower = engine, follower
@@ -167,7 +168,7 @@ class CarriedFeed:
 
     async def _take_all(self) -> None:
         clock = asyncio.get_running_loop().time
-        async for frame in self._follow(self.follower.epoch, self.follower.number):
+        async for frame in self._follow(self.follower.stopped):
             if isinstance(frame, Begun):
                 await asyncio.sleep(max(0.0, self._began_at + _ANEW_S - clock()))
                 self._began_at = clock()

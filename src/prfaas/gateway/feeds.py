@@ -17,7 +17,7 @@ from prfaas.gateway.engine_client import EngineClient
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.feed import KvEventFeed, feeds_context
-from prfaas.kv_events.wire import Frame
+from prfaas.kv_events.wire import Frame, Stopped
 from prfaas.tls.cache_key import read_cache_key
 
 Feed = KvEventFeed | CarriedFeed
@@ -78,9 +78,9 @@ class Feeds:
         """When none of them runs any more."""
         self._context.destroy(linger=0)
 
-    def _carried(self, engine: str, epoch: str, number: int) -> AsyncIterator[Frame]:
+    def _carried(self, engine: str, stopped: Stopped) -> AsyncIterator[Frame]:
         agent = self._agents()[self._endpoints.engines[engine].agent]
-        return agent.kv_events(engine, epoch, number)
+        return agent.kv_events(engine, stopped)
 
     async def _source(self, name: str) -> tuple[str, str | None]:
         client, engine = self._engines()[name], self._endpoints.engines[name]

@@ -8,7 +8,8 @@ known: else with `Begun`, all that is held, and `Reached`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -24,12 +25,41 @@ _LEVEL = 1
 """Keys are random: more effort gains nothing."""
 
 
+class Stopped(NamedTuple):
+    """Where a follower stopped: it knows all up to change ``number`` of ``epoch``; or, of what was
+    held then, ``told`` pieces. Where it knows nothing ``epoch`` is empty."""
+
+    epoch: str = ""
+    number: int = 0
+    told: int | None = None
+
+    def query(self) -> str:
+        """For an agent's path. An earlier release does not go on with what it was telling."""
+        if self.number < 0:
+            return ""
+        if self.told is None:
+            return f"epoch={self.epoch}&number={self.number}"
+        # Not as `epoch`: agents of earlier releases would take it to know all of that.
+        return f"begun={self.epoch}&number={self.number}&told={self.told}"
+
+    @classmethod
+    def of(cls, query: Mapping[str, str], number: int) -> Self:
+        """The reverse."""
+        told = query.get("told", "")
+        if not (told.isascii() and told.isdecimal() and len(told) < 16):
+            return cls(query.get("epoch", ""), number)
+        return cls(query.get("begun", ""), number, int(told))
+
+
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
     """What was known is void; all that is held follows. ``epoch``: of the engine's cache, another
-    one whenever it begins anew; ``key_id``: of the key that names and keys are made with."""
+    one whenever it begins anew; ``key_id``: of the key that names and keys are made with;
+    ``number``: of the change after which it is all (-1: an earlier release, which does not go on
+    with what it was telling)."""
 
     epoch: str
     key_id: str
+    number: int = -1
 
 
 class Reached(msgspec.Struct, frozen=True, tag="reached"):

@@ -15,7 +15,7 @@ from prfaas.index.keyed_blocks import BlocksGone
 from prfaas.index.keys import BlockHasher, PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex
-from prfaas.kv_events.wire import Alive, Begun, Frame, Held, Reached
+from prfaas.kv_events.wire import Alive, Begun, Frame, Held, Reached, Stopped
 
 COUNT = 2000
 TOKENS = list(range(4 * COUNT + 1))
@@ -82,7 +82,7 @@ async def test_a_cache_that_begins_anew_all_the_time_is_not_emptied_all_the_time
     made = KeyedFollower(index.engine("e"), "id")
     told = asyncio.Event()
 
-    async def follow(_epoch: str, _number: int) -> AsyncIterator[Frame]:
+    async def follow(_stopped: Stopped) -> AsyncIterator[Frame]:
         yield Begun("a", "id")
         yield Reached(0)
         yield Alive(True)
@@ -94,7 +94,7 @@ async def test_a_cache_that_begins_anew_all_the_time_is_not_emptied_all_the_time
     await told.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert made.epoch == "a"
+    assert made.stopped.epoch == "a"
     assert made.resets_total == 2, "when it began to follow, and once"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

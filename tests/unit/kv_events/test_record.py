@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 import pytest
@@ -17,6 +17,7 @@ from prfaas.index.keyed_blocks import BlocksGone, key_id
 from prfaas.index.keys import BlockHasher, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events import record as module
+from prfaas.kv_events import telling
 from prfaas.kv_events.follower import KvEventFollower
 from prfaas.kv_events.record import CacheRecord
 from prfaas.kv_events.wire import (
@@ -29,6 +30,7 @@ from prfaas.kv_events.wire import (
     FrameReader,
     Held,
     Reached,
+    Stopped,
     packed,
 )
 
@@ -64,7 +66,7 @@ class Gateway:
     async def take(self, record: CacheRecord, *, frames: int) -> list[str]:
         """So many of a new stream from where it is; then the line breaks. Returns their kinds."""
         deflate, reader, kinds = Deflater(), FrameReader(), []
-        stream = record.follow(self.follower.epoch, self.follower.number)
+        stream = record.follow(self.follower.stopped)
         async for data in stream:
             for frame in reader.feed(deflate(data)):
                 self.follower.take(frame)
@@ -91,18 +93,110 @@ async def test_a_late_follower_gets_all_then_what_changes() -> None:
     assert gateway.follower.resets_total == 1  # What it knew was not told again.
 
 
-async def test_a_line_that_breaks_in_the_middle_begins_that_engine_again() -> None:
+async def test_a_line_that_breaks_in_the_middle_goes_on_there() -> None:
     record, gateway = make_record(), Gateway()
     for first in range(0, 9000, 100):
         record.stored(stored(first, 100))
     assert await gateway.take(record, frames=4) == ["Alive", "Begun", "Held", "Held"]
     assert gateway.held == 2048
-    await gateway.take(record, frames=8)
-    assert gateway.held == 9000
+    record.stored(stored(9000, 100))
+    kinds = []
+    while "Changed" not in kinds:  # It breaks after each piece.
+        kinds += (await gateway.take(record, frames=2))[1:]
+    assert kinds == 4 * ["Held"] + ["Reached", "Changed"]
+    assert gateway.held == 9100
+    gateway.index.check_integrity()
+
+
+async def test_who_was_cut_off_before_the_engine_began_anew_is_told_anew() -> None:
+    record, gateway = make_record(), Gateway()
+    record.stored(stored(0, 5000))
+    await gateway.take(record, frames=4)
+    record.clear()
+    record.stored(stored(0, 3))
+    await gateway.take(record, frames=5)
+    assert gateway.held == 3
+
+
+async def test_what_changes_while_all_is_told_on_a_slow_line_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine changes as much as it holds in the time in which half of that is told."""
+    monkeypatch.setattr(telling, "_LEAST_BYTES", 500)
+    record, gateway = make_record(), Gateway()
+    record.stored(stored(0, 8000))
+    at, kinds = 8000, []
+    for _ in range(60):  # Its line breaks after each piece as well.
+        kinds += (await gateway.take(record, frames=2))[1:]
+        if "Changed" in kinds and gateway.follower.stopped.number == record.number:
+            break
+        for _ in range(8):
+            record.removed(0, list(range(at, at - 250, -1)))
+            record.stored(stored(at - 250, 250))
+    assert kinds.count("Begun") == 1
+    assert gateway.held == 8000
+    gateway.index.check_integrity()
+
+
+async def test_many_who_come_are_told_what_was_made_once() -> None:
+    record, made = make_record(), []
+    for first in range(0, 9000, 100):
+        record.stored(stored(first, 100))
+    snapshot = record._blocks.snapshot
+    record._blocks.snapshot = lambda: made.append(1) or snapshot()  # type: ignore[method-assign,func-returns-value]
+    gateways = [Gateway() for _ in range(3)]
+    for gateway in gateways:
+        await gateway.take(record, frames=8)
+        record.stored(stored(9000, 1))
+    assert [gateway.held for gateway in gateways] == [9000, 9000, 9000]
+    assert len(made) == 1
+
+
+async def test_no_more_is_remembered_than_takes_as_long_as_all_that_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(telling, "_LEAST_BYTES", 10_000)
+    record = make_record()
+    for _ in range(100):
+        await Gateway().take(record, frames=4)
+        record.stored(stored(0, 100))
+        for name in range(1, 101):
+            record.removed(0, [name])
+    changes = record._changes
+    assert sum(map(len, changes._frames)) <= 10_000 + telling._A_BLOCK * 100
+    assert len(changes._frames) < 1000
+    assert len(changes._tellings) <= 3
+
+
+@pytest.mark.parametrize("told", [10**6, 10**15 - 1])
+async def test_a_piece_that_never_was_is_the_end(told: int) -> None:
+    record = make_record()
+    record.stored(stored(0, 5))
+    await Gateway().take(record, frames=4)
+    stream = record.follow(Stopped(record.epoch, record.number, told))
+    frames = [next(FrameReader().feed(Deflater()(await anext(stream)))) for _ in range(2)]
+    assert frames[1:] == [Reached(record.number)]
+    await closed(stream)
+
+
+@pytest.mark.parametrize("stopped", [Stopped(), Stopped("e", 3), Stopped("e", 3, 0)])
+def test_where_one_stopped_is_asked_for_in_a_path(stopped: Stopped) -> None:
+    query = dict(parse_qsl(stopped.query()))
+    assert Stopped.of(query, int(query.get("number", 0))) == stopped
+
+
+def test_agents_of_earlier_releases_are_not_asked_to_go_on_with_what_they_told() -> None:
+    """They take who names an epoch to know all of it, and do not say where they began."""
+    assert "epoch" not in dict(parse_qsl(Stopped("e", 3, 1).query()))
+    gateway = Gateway()
+    gateway.follower.take(Begun("e", key_id(SECRET)))
+    gateway.follower.take(Held([]))
+    assert gateway.follower.stopped.query() == ""
 
 
 async def test_who_was_away_for_too_long_gets_all_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_BYTES", 500)
+    monkeypatch.setattr(telling, "_LEAST_BYTES", 500)
+    monkeypatch.setattr(telling, "_A_BLOCK", 0)
     record, gateway = make_record(), Gateway()
     record.stored(stored(0))
     await gateway.take(record, frames=5)
@@ -126,7 +220,7 @@ async def test_a_clear_while_all_is_told_is_not_missed() -> None:
     record, gateway = make_record(), Gateway()
     record.stored(stored(0, 5000))
     reader = FrameReader()
-    stream, deflate = record.follow("", 0), Deflater()
+    stream, deflate = record.follow(Stopped()), Deflater()
     seen: list[Frame] = []
     async for data in stream:
         for frame in reader.feed(deflate(data)):
@@ -143,7 +237,7 @@ async def test_a_clear_while_all_is_told_is_not_missed() -> None:
 async def test_news_come_at_once_and_silence_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     record = make_record()
     monkeypatch.setattr(module, "ALIVE_S", 0.01)
-    stream = record.follow("", 0)
+    stream = record.follow(Stopped())
     waiting = [await anext(stream) for _ in range(5)]
     assert [type(f) for f in FrameReader().feed(Deflater()(b"".join(waiting)))][-1] is Alive
     monkeypatch.setattr(module, "ALIVE_S", 1000.0)
@@ -214,18 +308,21 @@ def test_a_follower_takes_nothing_out_of_order() -> None:
 def test_who_is_far_behind_costs_no_more_than_what_it_is_given() -> None:
     """The agent's event loop has others to serve between two pieces."""
 
-    class Counted(deque[tuple[int, bytes]]):
+    class Counted(list[bytes]):
         looks = 0
 
         def __getitem__(self, at: Any) -> Any:
-            Counted.looks += 1
-            return super().__getitem__(at)
+            found = super().__getitem__(at)
+            Counted.looks += len(found) if isinstance(at, slice) else 1
+            return found
 
     record = make_record()
     for number in range(1000):
         record.removed(0, [number])
-    record._changes = Counted(record._changes)
-    given = record._after(10)
+    changes = record._changes
+    changes._frames = Counted(changes._frames)
+    given = changes.after(10)
     assert given is not None
-    assert [number for number, _ in given] == list(range(11, 11 + len(given)))
+    numbers = [f.number for f in frames_of(b"".join(given)) if isinstance(f, Changed)]
+    assert numbers == list(range(11, 11 + len(given)))
     assert Counted.looks <= len(given) + 1 < 1000
