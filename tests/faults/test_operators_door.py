@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
+import msgspec
 import pytest
+from aiohttp import web
 
+from prfaas.cli import drain as verb
 from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment import load_deployment, parse_deployment
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.server import Service, serve
 from prfaas.launch.addresses import free_address
 from prfaas.testing.closing import close
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.agents import Trust
-from prfaas.tls.authority import create_authority, issue
+from prfaas.tls.authority import create_authority, issue, revoke
+from prfaas.tls.front import front_context
 
 KEY = "an-operators-key"
 
@@ -101,6 +105,39 @@ async def test_operators_are_served_over_tls_by_the_name_in_the_certificate(
         told = await drain(at)
         assert told["gateway"] == f"https://0.0.0.0:{at.port}"
         assert told.get("error") is None
+
+
+async def test_a_gateway_that_is_revoked_while_it_drains_is_not_shown_the_key_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = place(tmp_path)
+    issue(tmp_path, "b")
+    text = json.loads(at.file.read_text())
+    text["gateway"]["agent_tls"]["crl"] = str(revoke(tmp_path, "b"))
+    deployment = parse_deployment(json.dumps(text), source="test")
+    asked = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            revoke(tmp_path, "gateway")
+        row = verb.EngineLeft("d", "m", "west", "an operator asked", 0.0, 1)
+        return web.json_response({"drains": [msgspec.to_builtins(row)]})
+
+    app = web.Application()
+    app.router.add_get("/drain", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        own = front_context(tmp_path / "gateway.pem", tmp_path / "gateway-key.pem")
+        await web.TCPSite(runner, "127.0.0.1", at.port, ssl_context=own).start()
+        order = verb._Order(None, False, list(deployment.gateway.admin_urls), {}, deployment)
+        assert await verb._drain(order, 30.0, as_json=False) == 1
+    finally:
+        await runner.cleanup()
+    assert asked == 3
+    assert "was not told" in capsys.readouterr().out
 
 
 async def test_plaintext_and_old_tls_get_nothing(tmp_path: Path) -> None:

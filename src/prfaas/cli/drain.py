@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from contextlib import suppress
 from typing import NamedTuple
 
 import aiohttp
@@ -13,7 +14,7 @@ from prfaas.cli.gateway_requests import ask_gateway, operator_headers
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
-from prfaas.core.errors import CallerError
+from prfaas.core.errors import CallerError, ConfigError
 from prfaas.core.units import format_count, parse_duration
 from prfaas.process.signals import run_until_signal
 from prfaas.tls.agents import Trust
@@ -73,7 +74,7 @@ class _Order(NamedTuple):
     undo: bool
     gateways: list[str]
     headers: dict[str, str]
-    trust: Trust
+    deployment: Deployment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         args.undo,
         [url.rstrip("/") for url in args.gateway or _urls(deployment)],
         operator_headers(deployment.gateway),
-        Trust(deployment),
+        deployment,
     )
     waits = not (args.no_wait or args.undo or args.name is None)
     within_s = parse_duration(args.within) if waits else 0.0
@@ -122,8 +123,9 @@ async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:
     async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=order.headers) as http:
         give_up_at = asyncio.get_running_loop().time() + within_s
         shown: list[str] = []
+        trust = Trust(order.deployment)
         while True:
-            told = await asyncio.gather(*(_tell(http, order, url) for url in order.gateways))
+            told = await asyncio.gather(*(_tell(http, order, url, trust) for url in order.gateways))
             lines = list(_lines(order, told))
             if not as_json and lines != shown:
                 print("\n".join(lines), flush=True)
@@ -132,19 +134,21 @@ async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:
             if not left or asyncio.get_running_loop().time() >= give_up_at:
                 break
             await asyncio.sleep(_PERIOD_S)
+            with suppress(ConfigError):  # Who is revoked meanwhile is not shown the key again.
+                trust = Trust(order.deployment)
     if as_json:
         print(msgspec.json.encode(told).decode())
     failed = any(answer.error for answer in told)
     return 1 if failed or (left and within_s > 0) else 0
 
 
-async def _tell(http: aiohttp.ClientSession, order: _Order, gateway: str) -> Told:
+async def _tell(http: aiohttp.ClientSession, order: _Order, gateway: str, trust: Trust) -> Told:
     method, url, body = "GET", f"{gateway}/drain", None
     if order.target is not None:
         method = "POST"
         body = msgspec.json.encode({"target": order.target, "undo": order.undo})
     answer, error, status = await ask_gateway(
-        http, method, url, _Answer, body=body, trust=order.trust.of(url)
+        http, method, url, _Answer, body=body, trust=trust.of(url)
     )
     if answer is not None:
         return Told(gateway=gateway, drains=answer.drains, undone=answer.undone)

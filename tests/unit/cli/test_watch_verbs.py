@@ -25,7 +25,6 @@ from prfaas.launch.run_directory import RunDirectory
 from prfaas.launch.runs import Run
 from prfaas.status.snapshot import Snapshot
 from prfaas.testing.mock_deployment import MockDeployment
-from prfaas.tls.agents import Trust
 
 DEPLOYMENT = """
 model: {path: /models/m, served_name: m}
@@ -151,7 +150,7 @@ async def test_drain_waits_until_nothing_is_left_and_undoes(tmp_path: Path) -> N
 
 
 def test_what_is_left_on_an_engine_is_counted() -> None:
-    order = _Order("d1", False, ["http://g"], {}, Trust(parse_deployment(DEPLOYMENT, source="x")))
+    order = _Order("d1", False, ["http://g"], {}, parse_deployment(DEPLOYMENT, source="x"))
 
     def said(requests: int) -> list[str]:
         left = EngineLeft("d1", "m", "west", "told", 0.0, requests)
