@@ -24,6 +24,8 @@ from prfaas.index.words import BlockHash, word_of
 
 _AT_ONCE = 2048
 """Blocks of one piece of a snapshot: 50 KB."""
+_PORTION = 8192
+"""Blocks that are looked through for those that follow each other: ten milliseconds."""
 
 
 class BlocksGone(msgspec.Struct, frozen=True, tag="gone"):
@@ -113,7 +115,7 @@ class KeyedBlocks:
     def snapshot(self) -> Iterator[KeyedEvent]:
         """All that is held as it is now, in an order in which an index can take it; it may be told
         slowly, while more happens."""
-        copies = [(n, g, list(g.held)) for n, g in sorted(self._groups.items())]
+        copies = [(n, g, g.held.copy()) for n, g in sorted(self._groups.items())]
         return _pieces(copies, dict(self._placed))
 
     def _is_held(self, name: int) -> bool:
@@ -180,36 +182,42 @@ def _event(
 
 
 def _pieces(
-    groups: list[tuple[int, _Group, list[int]]], placed: dict[int, _Placed]
+    groups: list[tuple[int, _Group, dict[int, None]]], placed: dict[int, _Placed]
 ) -> Iterator[KeyedEvent]:
+    """No piece takes long, however much is held: parents are in ``placed`` before what follows."""
     for number, group, _ in groups:  # An empty one matters, too: it says what is not held.
         yield _event(number, group, [], None, None)
-    only_elsewhere: BlocksGone | None = None
-    for number, group, names in groups:
-        if group.kind in CHAINED_KINDS:
-            # Where the blocks are that only other groups hold is known by the first of these.
-            for run in _runs(names if only_elsewhere else list(placed), placed):
-                for start in range(0, len(run), _AT_ONCE):
-                    part = run[start : start + _AT_ONCE]
+    only_elsewhere: list[BlocksGone] | None = None
+    for number, group, held in groups:
+        if group.kind not in CHAINED_KINDS:
+            for part in _parts(list(held), _AT_ONCE):
+                yield _event(number, group, part, None, None)
+            continue
+        # Where the blocks are that only other groups hold is known by the first of these.
+        first, others = only_elsewhere is None, list[int]()
+        for portion in _parts(list(placed), _PORTION):
+            others += [name for name in portion if name not in held] if first else ()
+            told = portion if first else [name for name in portion if name in held]
+            for run in _runs(told, placed):
+                for part in _parts(run, _AT_ONCE):
                     places = np.array([placed[name].place[:2] for name in part], np.uint64).T
                     keys = Keys(places[0], places[1])
                     yield _event(number, group, part, placed[part[0]].parent, keys)
-            if only_elsewhere is None:
-                others = placed.keys() - dict.fromkeys(names).keys()
-                only_elsewhere = BlocksGone(number, array("Q", others).tobytes())
-        else:
-            for start in range(0, len(names), _AT_ONCE):
-                yield _event(number, group, names[start : start + _AT_ONCE], None, None)
-    if only_elsewhere is not None and only_elsewhere.names:
-        yield only_elsewhere
+        if first:
+            gone = _parts(others, _AT_ONCE)
+            only_elsewhere = [BlocksGone(number, array("Q", part).tobytes()) for part in gone]
+    yield from only_elsewhere or ()
+
+
+def _parts(names: list[int], at_once: int) -> Iterator[list[int]]:
+    return (names[start : start + at_once] for start in range(0, len(names), at_once))
 
 
 def _runs(names: list[int], placed: dict[int, _Placed]) -> list[list[int]]:
-    """Blocks that follow each other, parents first."""
+    """Blocks that follow each other; in ``names`` parents are first."""
     runs: dict[int, list[int]] = {}  # By the last block.
     found: list[list[int]] = []
-    known = [name for name in names if name in placed]
-    for name in sorted(known, key=lambda name: placed[name].place.depth):
+    for name in names:
         parent = placed[name].parent
         run = None if parent is None else runs.pop(parent, None)
         if run is None:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from prfaas.index import keyed_blocks as module
 from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
 from prfaas.index.keyed_blocks import BlocksGone, KeyedBlocks, KeyedEvent, key_id
 from prfaas.index.keys import BlockHasher, PromptKeys
@@ -195,3 +196,31 @@ def test_who_calls_a_block_by_ever_new_names_is_not_remembered_for_all_of_them()
     place.removed(0, [999])
     index.check_integrity()
     assert place.blocks == 0
+
+
+def test_what_only_other_groups_hold_is_told_in_pieces_that_are_no_longer_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In one piece it would be longer than a frame may be, of half a million blocks."""
+    monkeypatch.setattr(module, "_AT_ONCE", 10)
+    monkeypatch.setattr(module, "_PORTION", 16)
+    both = Both()
+    both.store(stored(0, 90))
+    both.store(stored(0, 90, group=1, kind="sliding_window"))
+    both.remove(0, list(range(89, 4, -1)))
+    both.check()
+    assert max(len(event.names) for event in both.agent.snapshot()) == 10 * 8
+
+
+def test_no_more_is_looked_at_for_a_piece_than_a_portion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent carries streams meanwhile: of half a million blocks it took a second."""
+    monkeypatch.setattr(module, "_PORTION", 16)
+    looked, runs = list[int](), module._runs
+    monkeypatch.setattr(
+        module, "_runs", lambda names, placed: looked.append(len(names)) or runs(names, placed)
+    )
+    both = Both()
+    for first in range(0, 90, 30):
+        both.store(stored(first, 30))
+    both.check()
+    assert looked == [16, 16, 16, 16, 16, 10]
