@@ -17,6 +17,7 @@ from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http_answer import Timeouts
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS
+from prfaas.kv_events.wire import Stopped
 from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.authority import issue, revoke
@@ -76,7 +77,7 @@ async def asking(gateway: Gateway, server: Engine) -> AsyncIterator[asyncio.Futu
         asyncio.gather(
             until_it_breaks("links", agent.link_states()),
             until_it_breaks("cache", agent.cache_news()),
-            until_it_breaks("engine's cache", agent.kv_events("d", "", 0)),
+            until_it_breaks("engine's cache", agent.kv_events("d", Stopped())),
             until_it_breaks("answer", answer()),
         )
     )
