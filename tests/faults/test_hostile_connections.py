@@ -14,6 +14,7 @@ from aiohttp.http_parser import DeflateBuffer
 from tests.faults.doors import DOORS, LINE, SAYS, Door
 
 from prfaas.process import front_door, http_handler
+from prfaas.process.taking_turns import _PIECE_BYTES, TakingTurns
 from prfaas.testing.mock_deployment import until
 
 FLOODS = {
@@ -190,6 +191,90 @@ async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
         turning.cancel()
     assert max(turns) < 2_000
     assert sum(turns) < 30_000 if wanted else not sum(turns)
+
+
+async def test_requests_behind_one_another_wait_two_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands come in one go: as messages they would be megabytes, which take long to make."""
+    take_apart, waiting = TakingTurns.take_apart, list[int]()
+
+    def taken(handler: TakingTurns, data: bytes) -> None:
+        take_apart(handler, data)
+        waiting.append(len(handler._messages))
+
+    monkeypatch.setattr(TakingTurns, "take_apart", taken)
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        writer.write((LINE + b"\r\n") * 3000)
+        for _ in range(3000):
+            assert b" 200 " in (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0]
+        writer.transport.abort()
+    assert max(waiting) == 2
+
+
+async def test_empty_lines_before_a_request_are_taken_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_apart, pieces = TakingTurns.take_apart, list[int]()
+
+    def taken(handler: TakingTurns, data: bytes) -> None:
+        pieces.append(len(data))
+        take_apart(handler, data)
+
+    monkeypatch.setattr(TakingTurns, "take_apart", taken)
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        for _ in range(2):
+            writer.write(b"\r\n" * 14_000 + LINE + b"\r\n")
+            assert b" 200 " in (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0]
+        assert len(pieces) < 20
+        writer.write(b"\r\n" * 20_000)  # They are of a head.
+        assert b" 431 " in await reader.readline()
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+async def test_whose_body_is_refused_has_none_of_it_taken_apart_wherever_its_head_ends(
+    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head is taken some kilobytes at a time."""
+    feed, fed = StreamReader.feed_data, [0]
+
+    def feeds(reader: StreamReader, data: bytes, size: int = 0) -> bool:
+        fed[0] += data == b"~"
+        return feed(reader, data, size)
+
+    monkeypatch.setattr(StreamReader, "feed_data", feeds)
+    begins = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nX-A: "
+    begins += b"a" * 4000 + b"\r\nX-B: "
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        head = begins + b"b" * (_PIECE_BYTES - len(begins) - cut) + b"\r\n\r\n"
+        writer.write(head + b"1\r\n~\r\n" * 1000)
+        assert b" 401 " in await reader.readline()
+        writer.transport.abort()
+    assert fed == [0]
+
+
+async def test_a_packed_body_that_is_refused_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was before anybody had looked whether it is wanted: a megabyte for each stranger."""
+    unpacked = list[int]()
+
+    def feeds(_: DeflateBuffer, data: bytes, size: int) -> bool:
+        unpacked.append(size)
+        return False
+
+    monkeypatch.setattr(DeflateBuffer, "feed_data", feeds)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\n"
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        writer.write(head + b"Content-Length: 50000\r\n\r\n" + _bomb()[:50_000])
+        assert b" 401 " in await reader.readline()
+        writer.transport.abort()
+    assert not unpacked
 
 
 async def test_a_head_of_more_than_32_kib_is_told_so(tmp_path: Path) -> None:

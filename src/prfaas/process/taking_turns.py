@@ -1,7 +1,9 @@
-"""What has come over a connection is taken apart a piece at a time; a body in chunks when somebody
-wants it, in turns with others of who pays for it.
+"""What has come over a connection is taken apart a piece at a time: a head when there is room for
+its request, a body in chunks, or packed, when somebody wants it; chunks in turns with others of who
+pays for them.
 
-What came in one go may be tens of thousands of chunks, each packed so that nothing comes of it.
+What came in one go may be thousands of requests, or tens of thousands of chunks, each packed so
+that nothing comes of it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from aiohttp import StreamReader, web
 from prfaas.process.turns import Turns
 
 _END = b"\r\n\r\n"
+_EMPTY = b"\r\n"
 _PIECE_BYTES = 8 * 1024
 """In chunks of a byte, packed, they take some 8 ms."""
 _MOST_WAITING, _READ_ON_AT = 2, 1
@@ -23,7 +26,7 @@ what it is told is not read from, so nor seen to leave, until one of them has it
 class TakingTurns(web.RequestHandler):
     """aiohttp's; ``turns``: of bodies that are wanted in nobody's own turns."""
 
-    __slots__ = ("_held", "_last", "_nobodys", "_turns", "_waits", "_wanted")
+    __slots__ = ("_head_ends", "_held", "_last", "_nobodys", "_turns", "_waits", "_wanted")
 
     def __init__(self, server: web.Server, turns: Turns, **settings: Any) -> None:
         super().__init__(server, **settings)
@@ -36,6 +39,8 @@ class TakingTurns(web.RequestHandler):
         """The body that is read, in `_turns`."""
         self._last: tuple[Any, StreamReader] | None = None
         """Of the requests whose heads have come: the message, and its body."""
+        self._head_ends = b""
+        """What has been taken of the head that comes ends so: its end may lie over two pieces."""
         # aiohttp lets 32 of any size wait, for each of thousands of strangers.
         self._max_msg_queue_size, self._msg_queue_resume_size = _MOST_WAITING, _READ_ON_AT
 
@@ -52,6 +57,13 @@ class TakingTurns(web.RequestHandler):
         super().resume_reading(resume_parser)
         if self._held:  # Not now: aiohttp may be in the middle of it.
             self._loop.call_soon(self._go_on)
+
+    def _resume_reading_for_buffer(self) -> None:
+        """A request that waited has its turn. What has come goes before what is to be read."""
+        if self._held:
+            self._loop.call_soon(self._go_on)
+        else:
+            super()._resume_reading_for_buffer()
 
     def take_apart(self, data: bytes) -> None:
         """One piece."""
@@ -71,13 +83,19 @@ class TakingTurns(web.RequestHandler):
         while self._held and not self._reading_paused and not self._waits:
             if self.transport is None:
                 self._held.clear()
-            elif not self._in_chunks:
+            elif self._last is None or self.comes_head:
+                if len(self._messages) >= _MOST_WAITING:
+                    break
                 self._take_piece()
-            elif self._last is not None and self._wanted is self._last[1]:
+            elif not self._last[0].chunked and self._last[0].compression is None:
+                self._take_piece()
+            elif self._wanted is not self._last[1]:
+                break
+            elif self._last[0].chunked:
                 self._waits = True
                 self._turns.ask(self._take_turn)
             else:
-                break
+                self._take_piece()
         if self._held:
             self._pause_reading_for_buffer()
         elif self._buffer_paused and len(self._messages) < _MOST_WAITING:
@@ -90,10 +108,8 @@ class TakingTurns(web.RequestHandler):
         self._go_on()
 
     def _take_piece(self) -> None:
-        size = _PIECE_BYTES
-        if self.comes_head:  # And no more: whether its body is wanted is to be seen.
-            end = self._held.find(_END, 0, size)
-            size = size if end < 0 else end + len(_END)
+        # Of a head no more: whether its body is wanted is to be seen.
+        size = self._size_of_head() if self.comes_head else _PIECE_BYTES
         piece = bytes(self._held[:size])
         del self._held[:size]
         body = None if self._last is None or self.comes_head else self._last[1]
@@ -105,17 +121,21 @@ class TakingTurns(web.RequestHandler):
                 if body is not None:  # Of which aiohttp tells the reader nothing.
                     body.set_exception(web.RequestPayloadError("these are no chunks"))
 
+    def _size_of_head(self) -> int:
+        """How many of the next bytes are of it, at most. Empty lines may be before it."""
+        before = self._head_ends
+        if not before and (empty := len(self._held) - len(self._held.lstrip(_EMPTY))):
+            return empty
+        begins = before + self._held[:_PIECE_BYTES]
+        end = begins.find(_END)
+        size = len(begins) if end < 0 else end + len(_END)
+        self._head_ends = b"" if end >= 0 else bytes(begins[1 - len(_END) :])
+        return size - len(before)
+
     @property
     def comes_head(self) -> bool:
         """Whether the next bytes are of a request's head."""
         return self._last is None or self._last[1].is_eof()
-
-    @property
-    def _in_chunks(self) -> bool:
-        """Whether the next bytes are of a body that comes in chunks."""
-        if self._last is None or self._last[1].is_eof():
-            return False
-        return bool(self._last[0].chunked)
 
 
 def want(request: web.BaseRequest, turns: Turns | None = None) -> None:
