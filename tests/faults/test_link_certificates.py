@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import logging
 import os
@@ -23,8 +24,8 @@ from cryptography.x509.oid import NameOID
 
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import AgentSettings
-from prfaas.core.addresses import parse_address
-from prfaas.core.errors import ConfigError
+from prfaas.core.addresses import Address, parse_address
+from prfaas.core.errors import ConfigError, PeerError
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Hello, Kind, control
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
@@ -32,7 +33,14 @@ from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.authority import create_authority, issue, renew_list, revoke
-from prfaas.tls.context import client_context
+from prfaas.tls.context import (
+    PeerContext,
+    check_server,
+    client_context,
+    named_context,
+    peer_context,
+    server_context,
+)
 from prfaas.tls.expiry import expiring
 from prfaas.tls.files import TlsFiles, files_of
 from prfaas.tls.live import LiveTls
@@ -275,6 +283,18 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def _list_of(
+    authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, *revoked: x509.Certificate
+) -> bytes:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject)
+    builder = builder.last_update(now).next_update(now + datetime.timedelta(days=1))
+    for one in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(one.serial_number)
+        builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
 class Chains:
     """Certificates of an authority below a root, whose trust ``ca.pem`` says."""
 
@@ -312,6 +332,70 @@ def test_names_and_intermediates_of_another_authority(agents: Agents, tmp_path: 
     assert agents.send(below, WAIT_S) == "complete", "who trusts the authority below the root"
     other = agents.open("east", files("east", root, "evil.example"), to=west)
     assert agents.send(other, 1.5) != "complete"
+
+
+def test_who_is_of_a_revoked_authority_between_is_not_let_in(
+    agents: Agents, tmp_path: Path
+) -> None:
+    """The list of the authority that signs says nothing of itself: the root's does."""
+    chains = Chains(tmp_path)
+    listed = tmp_path / "crl.pem"
+    nobody = _list_of(chains.middle, chains.middle_key)
+    listed.write_bytes(nobody + _list_of(chains.root, chains.root_key))
+    west_files = msgspec.structs.replace(chains.files("west", chains.root), crl=listed)
+    west = agents.open("west", west_files)
+    east = agents.open("east", chains.files("east", chains.root), to=west)
+    assert agents.send(east, WAIT_S) == "complete"
+    assert west.tls is not None
+
+    listed.write_bytes(nobody + _list_of(chains.root, chains.root_key, chains.middle))
+    west.tls.read(west_files)
+    [said] = west.tls.end_untrusted(now=time.time())
+    assert "that of CN=middle of root above it is revoked" in said
+    assert agents.send(east, 1.0) != "complete"
+
+
+def test_who_dials_looks_at_authorities_between_as_well(agents: Agents, tmp_path: Path) -> None:
+    chains = Chains(tmp_path)
+    listed = tmp_path / "crl.pem"
+    listed.write_bytes(
+        _list_of(chains.middle, chains.middle_key)
+        + _list_of(chains.root, chains.root_key, chains.middle)
+    )
+    west = agents.open("west", chains.files("west", chains.root))
+    files = msgspec.structs.replace(chains.files("east", chains.root), crl=listed)
+    assert agents.send(agents.open("east", files, to=west), 1.5) != "complete"
+
+
+async def test_gateways_and_tools_look_at_authorities_between_as_well(tmp_path: Path) -> None:
+    chains = Chains(tmp_path)
+    listed = tmp_path / "crl.pem"
+    nobody = _list_of(chains.middle, chains.middle_key)
+    files = msgspec.structs.replace(chains.files("gateway", chains.root), crl=listed)
+    shows = server_context(chains.files("west", chains.root))
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=shows)
+    host, port = server.sockets[0].getsockname()
+
+    async def dials() -> None:
+        for context in (
+            peer_context(files, "west", Address(host, port)),
+            named_context(files, "west", shows=True),
+        ):
+            _, writer = await asyncio.open_connection(host, port, ssl=context)
+            try:
+                if isinstance(context, PeerContext):
+                    check_server(context, writer.transport)
+            finally:
+                writer.transport.abort()
+
+    listed.write_bytes(nobody + _list_of(chains.root, chains.root_key))
+    await dials()
+    listed.write_bytes(nobody + _list_of(chains.root, chains.root_key, chains.middle))
+    with pytest.raises(PeerError, match="that of CN=middle of root above it is revoked"):
+        await dials()
+    with pytest.raises(ssl.SSLCertVerificationError, match="above it is revoked"):
+        await asyncio.open_connection(host, port, ssl=named_context(files, "west", shows=True))
+    server.close()
 
 
 def test_who_is_of_an_authority_below_a_withdrawn_one_is_ended(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from cryptography import x509
 from prfaas.core.addresses import Address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.files import TlsFiles
-from prfaas.tls.trusted import OpenTransports
+from prfaas.tls.trusted import OpenTransports, Trusted, read_authorities, shown_by
 
 ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
 
@@ -48,6 +49,8 @@ class PeerContext(ssl.SSLContext):
     """Where it is dialled, also for its engines."""
     opened: OpenTransports | None = None
     """Told of each connection, where the process outlives what its files say."""
+    trusted: Trusted
+    """TLS looks for the other end's certificate in lists, not for the authorities above it."""
 
 
 class _NamedEnd(ssl.SSLObject):
@@ -69,12 +72,18 @@ class NamedContext(ssl.SSLContext):
     or not: the handshake with anything else fails."""
 
     peer: str
+    trusted: Trusted
 
 
 def _check_named(end: ssl.SSLObject | ssl.SSLSocket) -> None:
     names, context = names_of(end.getpeercert()), end.context
-    if isinstance(context, NamedContext) and context.peer not in names:
+    if not isinstance(context, NamedContext):
+        return
+    if context.peer not in names:
         raise ssl.SSLCertVerificationError(1, _other(names, context.peer))
+    why = context.trusted.why_not(shown_by(end), now=time.time())
+    if why is not None:
+        raise ssl.SSLCertVerificationError(1, why)
 
 
 def named_context(files: TlsFiles, name: str, *, shows: bool = False) -> NamedContext:
@@ -84,7 +93,15 @@ def named_context(files: TlsFiles, name: str, *, shows: bool = False) -> NamedCo
     context.check_hostname = False
     context.sslobject_class, context.sslsocket_class = _NamedEnd, _NamedSocket
     context.peer = files.name_of(name)
-    return _context(context, files) if shows else _trusting(context, files)
+    made = _context(context, files) if shows else _trusting(context, files)
+    made.trusted = _trusted(files)
+    return made
+
+
+def _trusted(files: TlsFiles) -> Trusted:
+    made = Trusted()
+    made.take(read_authorities(files))
+    return made
 
 
 def peer_context(files: TlsFiles, agent: str, address: Address) -> PeerContext:
@@ -94,6 +111,7 @@ def peer_context(files: TlsFiles, agent: str, address: Address) -> PeerContext:
     context.check_hostname = False
     _context(context, files)
     context.peer, context.address = files.name_of(agent), address
+    context.trusted = _trusted(files)
     return context
 
 
@@ -103,8 +121,10 @@ def check_server(context: PeerContext, transport: asyncio.BaseTransport) -> None
     names = names_of(transport.get_extra_info("peercert"))
     if context.peer not in names:
         raise PeerError(_other(names, context.peer))
-    if context.opened is not None:
-        context.opened.add(transport)
+    opened = OpenTransports() if context.opened is None else context.opened
+    why = context.trusted.why_not(opened.add(transport), now=time.time())
+    if why is not None:
+        raise PeerError(why)
 
 
 def _context(context: ContextKind, files: TlsFiles) -> ContextKind:

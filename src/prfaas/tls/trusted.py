@@ -52,11 +52,12 @@ class Trusted:
     def why_not(self, shown: Shown, *, now: float) -> str | None:
         """Why a connection would not be made any more whose other end has shown these certificates;
         None where it would. ``now``: Unix seconds."""
-        peer = shown[0]
-        if (peer.issuer, peer.serial_number) in self._found.revoked:
-            return "its certificate is revoked"
-        if peer.not_valid_after_utc.timestamp() < now:
-            return "its certificate has expired"
+        for at, each in enumerate(shown):
+            whose = f"that of {each.subject.rfc4514_string()} above it" if at else "its certificate"
+            if (each.issuer, each.serial_number) in self._found.revoked:
+                return f"{whose} is revoked"
+            if each.not_valid_after_utc.timestamp() < now:
+                return f"{whose} has expired"
         if self._withdrawn and not _is_of(shown, self._found.trusted):
             return "its certificate is of an authority that is not trusted any more"
         return None
