@@ -340,14 +340,15 @@ async def test_slots_that_no_engine_has_are_none_that_come_free() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunk", "status"), [(b"1\r\n \r\n", 408), (b"40\r\n" + b" " * 64 + b"\r\n", 200)]
+    ("chunk", "deadline", "status"),
+    [(b"1\r\n \r\n", "1 s", 408), (b"40\r\n" + b" " * 64 + b"\r\n", "60 s", 200)],
 )
 async def test_a_body_in_chunks_of_a_few_bytes_takes_its_time(
-    chunk: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+    chunk: bytes, deadline: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kilobyte of them would take as long as a megabyte of another."""
     monkeypatch.setattr(bodies, "_BESIDE_BYTES_PER_S", 1.0)
-    mock = MockDeployment(gateway=TWO, max_body="16 MiB", deadline="1 s")
+    mock = MockDeployment(gateway=TWO, max_body="16 MiB", deadline=deadline)
     async with mock.running() as client:
         await mock.ready()
         assert client._base_url is not None

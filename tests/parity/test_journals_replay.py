@@ -163,7 +163,9 @@ async def an_eventful_day(mock: MockDeployment, client: aiohttp.ClientSession) -
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 async def test_a_gateway(policy: str, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    mock = MockDeployment(policy=policy, journal_file=path, deadline="5 min")
+    mock = MockDeployment(
+        policy=policy, journal_file=path, deadline="5 min", transfer_stall="400 ms"
+    )
     async with mock.running() as client:
         await mock.ready()
         await an_eventful_day(mock, client)
@@ -179,7 +181,7 @@ async def test_a_gateway(policy: str, tmp_path: Path) -> None:
 
 async def test_what_the_gateways_journal_says_is_what_happened(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    mock = MockDeployment(policy="naive", journal_file=path, deadline="300 ms")
+    mock = MockDeployment(policy="naive", journal_file=path, deadline="3 s")
     async with mock.running() as client:
         await mock.ready()
         mock.engines["e1"].refuse_exports = "no step ends at the boundary"

@@ -49,6 +49,7 @@ scheduler:
   link_grace: 1 ms
   transfer_stall: {transfer_stall}
   engine_wait: 1 s
+  attempt_share: {attempt_share}
   max_attempts: {attempts}
 {threshold}
 gateway:
@@ -79,13 +80,15 @@ class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
     ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started. ``host``:
     where all of it listens, and the gateway.
-    ``gateway``: more lines of its section of the file; ``engine_entry``: more of each engine's."""
+    ``gateway``: more lines of its section of the file; ``engine_entry``: more of each engine's.
+    As it is, no transfer stalls, and no attempt is late, because this machine is busy elsewhere."""
 
     def __init__(
         self,
         *,
         deadline: str = "20 s",
-        transfer_stall: str = "400 ms",
+        transfer_stall: str = "10 s",
+        attempt_share: float = 0.5,
         keys: str = "[]",
         inflight: int = 100,
         gateway: str = "",
@@ -107,6 +110,7 @@ class MockDeployment:
         self._settings = {
             "deadline": deadline,
             "transfer_stall": transfer_stall,
+            "attempt_share": attempt_share,
             "keys": keys,
             "inflight": inflight,
             "gateway": gateway,

@@ -258,7 +258,7 @@ async def test_a_slow_transfer_is_not_a_stalled_one() -> None:
 
 
 async def test_a_stalled_transfer_ends_in_a_local_prefill() -> None:
-    mock = MockDeployment()
+    mock = MockDeployment(transfer_stall="400 ms")
     async with mock.running() as client:
         await mock.ready()
         mock.engines["e1"].exports_complete = False
