@@ -65,15 +65,24 @@ async def drained(admins: list[str], file: Path) -> None:
         assert f"d2 at {admin}: empty" in said.decode()
 
 
+def neighbours() -> tuple[str, str]:
+    """Two addresses on which nobody listens, one port after the other."""
+    one = free_address()
+    while True:
+        before, one = one, free_address()
+        host, _, port = before.rpartition(":")
+        if one == f"{host}:{int(port) + 1}":
+            return before, one
+
+
 async def test_workers_share_a_port_and_one_of_them_dies(tmp_path: Path) -> None:
     mock = MockDeployment()
     async with mock.running():
-        host, _, port = free_address().rpartition(":")
-        admins = [f"http://{host}:{int(port) + n}" for n in range(2)]
+        first, second = neighbours()
+        admins = [f"http://{first}", f"http://{second}"]
         file, log = tmp_path / "deployment.yaml", tmp_path / "gateway.log"
         file.write_text(
-            f'{mock.deployment_text()}  listen: "127.0.0.1:0"\n  admin: "{host}:{port}"\n'
-            "  workers: 2\n"
+            f'{mock.deployment_text()}  listen: "127.0.0.1:0"\n  admin: "{first}"\n  workers: 2\n'
         )
         with log.open("wb") as stderr:
             workers = await asyncio.create_subprocess_exec(
@@ -90,9 +99,9 @@ async def test_workers_share_a_port_and_one_of_them_dies(tmp_path: Path) -> None
             while not all([await answered(admin) for admin in admins]):
                 await asked(url)
             await drained(admins, file)
-            first = re.search(r"worker 1 is process (\d+)", said)
-            assert first is not None
-            os.kill(int(first[1]), signal.SIGKILL)
+            one = re.search(r"worker 1 is process (\d+)", said)
+            assert one is not None
+            os.kill(int(one[1]), signal.SIGKILL)
             while "worker 1 ended" not in log.read_text():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             await asked(url)  # The other one has the port to itself.

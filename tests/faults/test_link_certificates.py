@@ -45,7 +45,7 @@ from prfaas.tls.expiry import expiring
 from prfaas.tls.files import TlsFiles, files_of
 from prfaas.tls.live import LiveTls
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Agents:

@@ -45,7 +45,7 @@ from prfaas.testing.mock_engine_rank import MOCK_DIGEST
 
 SLOT, COUNT = 4096, 8
 M = TypeVar("M")
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 LAYOUT = KvLayout(
     model="m",

@@ -29,7 +29,7 @@ class Watched:
         self.taken.append(text)
 
     async def end(self) -> str:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.ends.get()
 
 

@@ -50,7 +50,7 @@ def test_all_turns_are_in_one_thread_and_each_reads_its_own(loop: ServingLoop) -
     for number, (_, out) in enumerate(pipes):
         os.write(out, b"%d" % number)
     for caller in callers:
-        caller.join(10)
+        caller.join(60)
     assert read == {0: b"0", 1: b"1", 2: b"2"}
     assert len(threads) == 1
 
@@ -105,9 +105,9 @@ def test_nothing_is_served_once_it_is_closed() -> None:
 
     caller = threading.Thread(target=serve)
     caller.start()
-    began.wait(10)
+    began.wait(60)
     loop.close()
-    caller.join(10)
+    caller.join(60)
     assert len(errors) == 1
     with pytest.raises(LinkError, match="closed"):
         loop.serve(turns(), _pipe()[0], Wakeup())
