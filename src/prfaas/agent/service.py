@@ -19,7 +19,7 @@ from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import DoorCounts, agent_metrics
 from prfaas.agent.no_link import NoLink
 from prfaas.agent.peers import Peers
-from prfaas.agent.settings import AgentSettings
+from prfaas.agent.settings import AgentSettings, by_descriptors
 from prfaas.agent.spans import LocalHandOffs, TracedLink, TracedSink
 from prfaas.agent.spill_files import spill_files
 from prfaas.agent.spill_metrics import SpillCollector
@@ -185,7 +185,8 @@ class Agent:
     def _tcp_link(self, sink: TransferSink) -> Link:
         if self.settings.link is None:
             return NoLink()
-        return TcpLink(self.settings.link, sink, SharedMemory(self._arena.fd, self._arena.view))
+        link = by_descriptors(self.settings.link)
+        return TcpLink(link, sink, SharedMemory(self._arena.fd, self._arena.view))
 
 
 def _make_pool(settings: AgentSettings) -> Pool:

@@ -27,7 +27,11 @@ from prfaas.link.tcp.config import (
     SharedLine,
     TcpLinkConfig,
 )
+from prfaas.process.descriptors import share_of_files
 from prfaas.tls.files import TlsFiles, files_in
+
+_STRANGERS_SHARE = 8
+"""Of all descriptors strangers at the link's door have this part at most."""
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +150,12 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
         dscp=agent.dscp,
         workers=agent.link_workers,
     )
+
+
+def by_descriptors(link: TcpLinkConfig) -> TcpLinkConfig:
+    """Strangers at its door have a part of those that this process may have."""
+    most = share_of_files(_STRANGERS_SHARE, most=link.max_pending_connections)
+    return msgspec.structs.replace(link, max_pending_connections=most)
 
 
 def _shared(line: Line, agent: AgentConfig) -> list[SharedLine]:

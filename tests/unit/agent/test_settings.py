@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from prfaas.agent.settings import settings_for
+from prfaas.agent.settings import by_descriptors, settings_for
 from prfaas.cli.main import main
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.deployment.gateways import MOST_OUTPUT_S
 from prfaas.core.errors import ConfigError
-from prfaas.link.tcp.config import Plaintext, TlsFiles
+from prfaas.link.tcp.config import Plaintext, TcpLinkConfig, TlsFiles
 
 DEPLOYMENT = """
 clusters:
@@ -128,3 +128,13 @@ def test_every_machine_that_sends_here_finds_room(machines: int, sites: int, roo
     link = settings_for(deployment, "aw").link
     assert link is not None
     assert link.max_incoming_connections == room
+
+
+def test_strangers_at_the_links_door_have_a_part_of_the_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = TcpLinkConfig(name="a", security=Plaintext())
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 1024))
+    assert by_descriptors(link).max_pending_connections == 128
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1 << 20, 1 << 20))
+    assert by_descriptors(link) == link

@@ -70,8 +70,10 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     min_chunk_bytes: int = 64 * KIB
     max_incoming_connections: int = LEAST_INCOMING
     """From all peers together: more than they all have, or some of them never come in."""
-    max_pending_connections: int = 512
-    """Connections that have not yet said who they are; the oldest goes when one more comes."""
+    max_pending_connections: int = 2048
+    """Connections that have not yet said who they are; the oldest goes when one more comes: where
+    5,000 come a second, each from an address of its own, after 400 ms, which is some round trips of
+    a peer's."""
     max_incoming_transfers: int = MAX_TRANSFERS
     handshake_timeout_s: float = 10.0
     keepalive_s: float = 5.0

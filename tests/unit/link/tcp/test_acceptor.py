@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import resource
 import socket
 import struct
 import threading
@@ -291,3 +292,35 @@ def test_handshakes_of_one_network_wait_for_newcomers_and_others(
         assert steps.count("127.0.0.2") == 2
     door.stop()
     door.run()
+
+
+def test_strangers_of_many_networks_push_nobody_out_within_some_round_trips(
+    many_files: None,
+) -> None:
+    """5,000 a second, each from an address of its own, for 300 ms: no network has its share."""
+    config = TcpLinkConfig(name="west", listen="127.0.0.1:0", security=Plaintext())
+    door = Acceptor(config, 1, lambda *_: None, tls=None)
+    address = parse_address(door.address)
+    with contextlib.ExitStack() as opened:
+        peer = opened.enter_context(socket.create_connection(address))
+        for number in range(1500):
+            source = f"127.9.{number // 200}.{number % 200 + 1}"
+            sock = socket.create_connection(address, source_address=(source, 0))
+            opened.enter_context(sock)
+            door._accept()
+        peer.setblocking(False)
+        with pytest.raises(BlockingIOError):  # It is open, and nobody has said anything to it.
+            peer.recv(1)
+        assert not door.turned_away
+    door.stop()
+    door.run()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 4096:
+        pytest.skip(f"needs 4,096 descriptors (ulimit -Hn is {before[1]})")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
