@@ -14,9 +14,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from prfaas.core.addresses import parse_url
+from prfaas.core.addresses import parse_url, stays_here
 from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, GatewayConfig
 from prfaas.core.errors import ConfigError, EngineError
+from prfaas.core.strict import naming
 from prfaas.core.units import parse_bytes
 from prfaas.launch import tuning
 from prfaas.process.spans import (
@@ -37,6 +38,9 @@ _ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Ranks of one engine meet over sockets, also where there is one rank alone. By default these
 listen at the address that the machine's name has, take whoever comes, and keep each connection:
 strangers who come some thousand times end the engine."""
+
+
+_ASKS_FOR_THE_KEY = "prfaas.vllm_plugin.key_for_all.KeyForAll"
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -60,8 +64,10 @@ def installed_vllm() -> str:
 def engine_command(
     deployment: Deployment, engine: EngineConfig, *, vllm: str, connector: bool = True
 ) -> Command:
-    """One vLLM server; without ``connector`` a stock one with the same schedule."""
+    """One vLLM server; without ``connector`` a stock one with the same schedule. Raises ConfigError
+    for one that anybody on the network could ask."""
     model = deployment.model
+    _check_https(engine, deployment.agent_of_engine(engine.name))
     assert engine.url is not None
     assert model.path is not None
     address = parse_url(engine.url)
@@ -86,6 +92,8 @@ def engine_command(
         arguments += ["--compilation-config", json.dumps(tuning.COMPILATION)]
         if engine.gpu_memory_share is not None:
             arguments += ["--gpu-memory-utilization", str(engine.gpu_memory_share)]
+    if engine.keys:
+        arguments += ["--middleware", _ASKS_FOR_THE_KEY]
     if engine.kv_events is not None:
         arguments += ["--kv-events-config", json.dumps(_kv_events(engine))]
     if connector:
@@ -95,6 +103,23 @@ def engine_command(
             # crosses, from which the next turn would go on.
             arguments += ["--prefix-cache-retention-interval", "None"]
     return Command((*arguments, *engine.args), _engine_environment(model.path, engine, vllm=vllm))
+
+
+def _check_https(engine: EngineConfig, agent: AgentConfig) -> None:
+    if not (engine.url or "").startswith("https:"):
+        return
+    with naming(f"engine {engine.name!r}"):
+        if engine.option("--ssl-certfile") is None:
+            raise ConfigError(
+                f"it would listen in plaintext at {engine.url}; write args: [--ssl-certfile, FILE, "
+                "--ssl-keyfile, FILE]"
+            )
+        here = stays_here(parse_url(engine.url or "").host)
+        if not (engine.keys or here or agent.plaintext):
+            raise ConfigError(
+                f"whoever reaches {engine.url} could have it answer; write api_key_file or "
+                "api_key_env"
+            )
 
 
 def agent_command(agent: AgentConfig, deployment_file: Path) -> Command:

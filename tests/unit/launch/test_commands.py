@@ -1,5 +1,6 @@
 """The command line of an engine says all of the schedule, and the connector's place."""
 
+import importlib
 import json
 import socket
 from pathlib import Path
@@ -148,6 +149,38 @@ def test_ranks_of_an_engine_meet_on_loopback_unless_the_file_says_otherwise(vllm
     engine = msgspec.structs.replace(engine, env={"GLOO_SOCKET_IFNAME": "eth1"})
     environment = engine_command(deployment, engine, vllm=vllm).environment
     assert environment["GLOO_SOCKET_IFNAME"] == "eth1"
+
+
+def test_an_engine_with_a_key_asks_for_it_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = _resolved()
+    engine = deployment.clusters[0].engines[0]
+    assert "--middleware" not in engine_command(deployment, engine, vllm="cpu").arguments
+    monkeypatch.setenv("AN_ENGINES_KEY", "a-key-of-an-engine")
+    keyed = msgspec.structs.replace(engine, api_key_env="AN_ENGINES_KEY")
+    command = engine_command(deployment, keyed, vllm="cpu")
+    module, _, name = _option(command.arguments, "--middleware").rpartition(".")
+    assert command.environment["VLLM_API_KEY"] == "a-key-of-an-engine"
+    with monkeypatch.context() as patch:
+        patch.setenv("VLLM_API_KEY", "a-key-of-an-engine")
+        getattr(importlib.import_module(module), name)(None)
+
+
+def test_an_engine_at_https_speaks_it_and_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = _resolved()
+    engine = deployment.clusters[0].engines[0]
+    monkeypatch.setenv("AN_ENGINES_KEY", "a-key-of-an-engine")
+    plain = msgspec.structs.replace(
+        engine, url="https://10.0.0.5:8001", api_key_env="AN_ENGINES_KEY"
+    )
+    with pytest.raises(ConfigError, match=r"listen in plaintext at https://10\.0\.0\.5:8001"):
+        engine_command(deployment, plain, vllm="cpu")
+    speaks = msgspec.structs.replace(plain, args=("--ssl-certfile", "e.pem"))
+    assert engine_command(deployment, speaks, vllm="cpu")
+    open_to_all = msgspec.structs.replace(speaks, api_key_env=None)
+    with pytest.raises(ConfigError, match="write api_key_file or api_key_env"):
+        engine_command(deployment, open_to_all, vllm="cpu")
+    here = msgspec.structs.replace(open_to_all, url="https://127.0.0.1:8001")
+    assert engine_command(deployment, here, vllm="cpu")
 
 
 def test_on_gpus_vllm_serve_is_started_and_no_core_is_bound() -> None:
