@@ -12,7 +12,7 @@ READY  := $(VENV)/.ready
 .PHONY: bench bench-carry bench-door bench-engine bench-fidelity bench-first-token bench-fleet \
         bench-gateway bench-gateway-memory bench-gpu bench-handoff bench-line-budget \
         bench-policies bench-pool bench-simulator bench-transfer case-study chaos churn clean \
-        demo docs figures fuzz help lint lint-manifests lock newest next-vllm rooms setup soak \
+        demo docs figures fuzz help lint lint-manifests lock newest next-vllm oldest rooms setup soak \
         test test-disk test-engine test-fast test-pods test-pulls test-pure test-ray \
         test-tensor-parallel test-upgrade wheel
 
@@ -135,6 +135,10 @@ bench-gpu:  ## on a machine with GPUs: copies, identity, prefill (PARTS=..., MOD
 # CHECKS="lint types tests": some of them.
 newest:  ## the newest of everything in an environment of its own: what differs, what breaks
 	"$(PYTHON)" tools/newest.py $(CHECKS)
+
+# TESTS="tests/unit/tls": some of them.
+oldest:  ## the oldest dependencies that pyproject.toml allows, in an environment of its own: what breaks
+	"$(PYTHON)" tools/oldest.py $(TESTS)
 
 # VLLM: a version (default: the newest on PyPI).
 next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Python files (VLLM=0.33.0)
