@@ -99,6 +99,8 @@ class Fleet:
     def warnings(self) -> list[str]:
         """What keeps the deployment from being whole: requests are answered all the same."""
         found = [str(mismatch) for mismatch in self.layouts.mismatches()]
+        down = ((e, self._down(e)) for e in self._endpoints.engines.values())
+        found += [f"{e.role} engine {e.name} is down: {why}" for e, why in down if why is not None]
         if not self.layouts.any_decodes():
             found.append("no decode engine has registered its KV layout with its agent yet")
         return found + list(self._agent_troubles.values())
@@ -230,13 +232,17 @@ class Fleet:
         self._on_down(name, why)
 
     def _unusable(self, engine: EngineEndpoint) -> str | None:
-        why = self._health[engine.name].why
-        answers = engine.name in self._endpoints.answering
-        if why is not None or engine.role == "decode":
+        why = self._down(engine)
+        if why is not None or engine.role == "decode" or not self.layouts.is_whole(engine.name):
             return why
-        if not self.layouts.is_whole(engine.name):
-            return None if answers else "not registered with its agent"
         return self.layouts.why_unpaired(engine)
+
+    def _down(self, engine: EngineEndpoint) -> str | None:
+        why = self._health[engine.name].why
+        registers = engine.role == "prefill" and engine.name not in self._endpoints.answering
+        if why is None and registers and not self.layouts.is_whole(engine.name):
+            return "not registered with its agent"
+        return why
 
 
 class _Wake:

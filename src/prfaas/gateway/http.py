@@ -176,6 +176,7 @@ class _Front:
             *gateway.models.warnings(),
             *locked_out(gateway.engines.values()),
         ]
+        warnings = [each for each in warnings if each not in troubles]
         body = Readiness(not troubles, troubles, warnings)
         return 503 if troubles else 200, msgspec.json.encode(body)
 

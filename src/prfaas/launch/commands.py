@@ -67,7 +67,7 @@ def engine_command(
     """One vLLM server; without ``connector`` a stock one with the same schedule. Raises ConfigError
     for one that anybody on the network could ask."""
     model = deployment.model
-    _check_https(engine, deployment.agent_of_engine(engine.name))
+    _check_https(deployment, engine)
     assert engine.url is not None
     assert model.path is not None
     address = parse_url(engine.url)
@@ -105,7 +105,7 @@ def engine_command(
     return Command((*arguments, *engine.args), _engine_environment(model.path, engine, vllm=vllm))
 
 
-def _check_https(engine: EngineConfig, agent: AgentConfig) -> None:
+def _check_https(deployment: Deployment, engine: EngineConfig) -> None:
     if not (engine.url or "").startswith("https:"):
         return
     with naming(f"engine {engine.name!r}"):
@@ -115,7 +115,7 @@ def _check_https(engine: EngineConfig, agent: AgentConfig) -> None:
                 "--ssl-keyfile, FILE]"
             )
         here = stays_here(parse_url(engine.url or "").host)
-        if not (engine.keys or here or agent.plaintext):
+        if not (engine.keys or here or deployment.agent_of_engine(engine.name).plaintext):
             raise ConfigError(
                 f"whoever reaches {engine.url} could have it answer; write api_key_file or "
                 "api_key_env"

@@ -173,6 +173,29 @@ async def test_a_line_that_is_down_is_told_and_keeps_nobody_from_being_served() 
         assert (await (await client.get("/ready")).json())["warnings"] == []
 
 
+async def test_an_engine_that_is_down_is_told_and_keeps_nobody_from_being_served() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        for name in ("e1", "d2"):
+            await mock.engines[name].stop()
+        await until(lambda: mock.gateway.fleet.up == {"p1", "d1"})
+        async with client.get("/ready") as response:
+            assert response.status == 200
+            answer = await response.json()
+        assert answer["troubles"] == []
+        told = [warning.partition(": ")[0] for warning in answer["warnings"]]
+        assert told == ["prefill engine e1 is down", "decode engine d2 is down"]
+        for name in ("p1", "d1"):
+            await mock.engines[name].stop()
+        await until(lambda: not mock.gateway.fleet.up)
+        async with client.get("/ready") as response:
+            assert response.status == 503
+            answer = await response.json()
+        assert not set(answer["troubles"]) & set(answer["warnings"])
+        assert len(answer["warnings"]) == 2, "of the prefill engines"
+
+
 async def test_one_new_decode_build_takes_no_prefill_engine_out() -> None:
     mock = MockDeployment()
     mock.engines["d1"].agent.register("d1", mock_layout(page_bytes=128))
