@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -191,6 +192,36 @@ async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
         turning.cancel()
     assert max(turns) < 2_000
     assert sum(turns) < 30_000 if wanted else not sum(turns)
+
+
+async def test_packed_parts_of_which_nothing_comes_are_unpacked_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kilobyte has fifty of them, and no reader sees any of it."""
+    feed, turns = DeflateBuffer.feed_data, [0]
+
+    def fed(unpacking: DeflateBuffer, data: bytes, size: int) -> bool:
+        turns[-1] += 1
+        return feed(unpacking, data, size)
+
+    async def turn() -> None:
+        while True:
+            turns.append(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(DeflateBuffer, "feed_data", fed)
+    body = gzip.compress(b"") * 3_000
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer secret\r\n"
+    head += b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        turning = asyncio.ensure_future(turn())
+        writer.write(head + body)
+        assert b" 400 " in await reader.readline()  # All of it is an empty body.
+        writer.transport.abort()
+        turning.cancel()
+    assert sum(turns) >= len(body) // _PIECE_BYTES
+    assert max(turns) <= 2
 
 
 async def test_requests_behind_one_another_wait_two_at_a_time(

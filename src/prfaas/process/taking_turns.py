@@ -1,9 +1,9 @@
 """What has come over a connection is taken apart a piece at a time: a head when there is room for
-its request, a body in chunks, or packed, when somebody wants it; chunks in turns with others of who
-pays for them.
+its request, a body in chunks, or packed, when somebody wants it, in turns with others of who pays
+for it.
 
-What came in one go may be thousands of requests, or tens of thousands of chunks, each packed so
-that nothing comes of it.
+What came in one go may be thousands of requests, or tens of thousands of chunks, or of packed
+parts, of which nothing comes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prfaas.process.turns import Turns
 _END = b"\r\n\r\n"
 _EMPTY = b"\r\n"
 _PIECE_BYTES = 8 * 1024
-"""In chunks of a byte, packed, they take some 8 ms."""
+"""In chunks of a byte, packed, they take some 8 ms; in packed parts of nothing 1 ms."""
 _MOST_WAITING, _READ_ON_AT = 2, 1
 """Requests of a connection behind the one that is answered. Who has said so many without reading
 what it is told is not read from, so nor seen to leave, until one of them has its turn."""
@@ -89,13 +89,11 @@ class TakingTurns(web.RequestHandler):
                 self._take_piece()
             elif not self._last[0].chunked and self._last[0].compression is None:
                 self._take_piece()
-            elif self._wanted is not self._last[1]:
-                break
-            elif self._last[0].chunked:
+            elif self._wanted is self._last[1]:
                 self._waits = True
                 self._turns.ask(self._take_turn)
             else:
-                self._take_piece()
+                break
         if self._held:
             self._pause_reading_for_buffer()
         elif self._buffer_paused and len(self._messages) < _MOST_WAITING:
