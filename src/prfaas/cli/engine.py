@@ -14,7 +14,7 @@ from prfaas.core.deployment import Deployment, EngineConfig, check_borders, load
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.launch import addresses
-from prfaas.launch.commands import Command, engine_command, installed_vllm
+from prfaas.launch.commands import KEY_VARIABLE, Command, engine_command, installed_vllm
 
 EXAMPLES = """
 examples:
@@ -30,7 +30,8 @@ name is wrong; with --run that of vLLM.
 
 
 class EngineReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``prfaas engine --json`` prints. ``environment`` is added to the caller's own."""
+    """What ``prfaas engine --json`` prints. ``environment`` is added to the caller's own; an
+    engine's key, which would be in ``VLLM_API_KEY``, is not in it."""
 
     engine: str
     role: str
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(msgspec.json.encode(_report(deployment, engine, command)).decode())
     else:
-        print(_shell(command))
+        print(_shell(command, engine))
     return 0
 
 
@@ -105,13 +106,28 @@ def _report(deployment: Deployment, engine: EngineConfig, command: Command) -> E
         machine=deployment.machine_of_engine(engine.name).name,
         url=engine.url,
         arguments=list(command.arguments),
-        environment=dict(command.environment),
+        environment={k: v for k, v in command.environment.items() if not _is_key(k, engine)},
     )
 
 
-def _shell(command: Command) -> str:
+def _is_key(variable: str, engine: EngineConfig) -> bool:
+    """What is printed may be pasted anywhere: it says where the key is, not the key."""
+    return variable == KEY_VARIABLE and bool(engine.keys) and variable not in engine.env
+
+
+def _where(engine: EngineConfig) -> str:
+    """A shell's words for the first key."""
+    if engine.api_key_file is not None:
+        return f"\"$(sed -n '/^[^#]/{{p;q;}}' {shlex.quote(engine.api_key_file)})\""
+    return f'"${{{engine.api_key_env}%% *}}"'
+
+
+def _shell(command: Command, engine: EngineConfig) -> str:
     """A command line for a POSIX shell, an option to a line."""
-    environment = [f"{key}={shlex.quote(value)}" for key, value in command.environment.items()]
+    environment = [
+        f"{key}={_where(engine) if _is_key(key, engine) else shlex.quote(value)}"
+        for key, value in command.environment.items()
+    ]
     lines = [" ".join(environment)] if environment else []
     for word in map(shlex.quote, command.arguments):
         if word.startswith("--") or not lines or len(lines) == len(environment[:1]):

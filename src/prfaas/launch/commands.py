@@ -40,6 +40,8 @@ listen at the address that the machine's name has, take whoever comes, and keep 
 strangers who come some thousand times end the engine."""
 
 
+KEY_VARIABLE = "VLLM_API_KEY"
+"""From where vLLM takes the key that it asks for."""
 _ASKS_FOR_THE_KEY = "prfaas.vllm_plugin.key_for_all.KeyForAll"
 
 
@@ -169,7 +171,7 @@ def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> 
     if wants_traces(None):
         environment |= _traces(engine.name)
     if engine.keys:
-        environment["VLLM_API_KEY"] = engine.keys.read()[0]
+        environment[KEY_VARIABLE] = engine.keys.read()[0]
     return environment | engine.env
 
 

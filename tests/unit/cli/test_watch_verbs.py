@@ -87,6 +87,27 @@ def test_engine_prints_the_command_it_would_run(
     assert read.stdout.splitlines() == list(command.arguments[1:])
 
 
+@pytest.mark.parametrize("source", ["api_key_file: %s", "api_key_env: AN_ENGINES_KEY"])
+def test_engine_prints_where_its_key_is_and_not_the_key(
+    source: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is printed is pasted into units and manifests."""
+    secret = "the-key-of-an-engine"
+    kept = file.with_name("a file of keys")
+    kept.write_text(f"# keys\n{secret}\nan-older-key\n")
+    monkeypatch.setenv("AN_ENGINES_KEY", f"{secret} an-older-key")
+    said = source.replace("%s", f'"{kept}"')
+    file.write_text(DEPLOYMENT.replace("{name: d1,", f"{{name: d1, {said},"))
+    for form in ([], ["--json"]):
+        assert main(["engine", "d1", str(file), "--vllm", "gpu", *form]) == 0
+        shown = capsys.readouterr().out
+        assert secret not in shown
+        if not form:
+            asks = shown.replace(sys.executable, "printenv VLLM_API_KEY; true", 1)
+            read = subprocess.run(["sh", "-c", asks], capture_output=True, text=True, check=True)
+            assert read.stdout == f"{secret}\n"
+
+
 def test_engine_runs_it_in_its_own_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[tuple[str, ...]] = []
     monkeypatch.setattr("os.execvpe", lambda _file, words, _env: became.append(tuple(words)))
