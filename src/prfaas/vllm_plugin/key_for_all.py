@@ -62,7 +62,8 @@ def _is_open(scope: _Message) -> bool:
     """What says nothing of prompts, and what browsers ask before they ask."""
     if scope["type"] != "http":
         return False
-    method, path = scope["method"], scope["path"]
+    # Servers put what they are behind (`--root-path`) before what was asked for.
+    method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
     return method == "OPTIONS" or (method in ("GET", "HEAD") and path in _OPEN)
 
 

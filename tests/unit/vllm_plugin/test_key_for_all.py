@@ -29,6 +29,8 @@ class Served:
         """Whether it came to the application."""
         before = len(self.asked)
         scope: Scope = {"type": kind, "path": path, "method": method}
+        if path.startswith("/behind"):
+            scope["root_path"] = "/behind"
         scope["headers"] = [(name.encode(), said.encode()) for name, said in headers.items()]
         await self._asking(scope, self._receive, self._send)
         return len(self.asked) > before
@@ -48,7 +50,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
 
 @pytest.mark.parametrize(
     "path",
-    ["/invocations", "/generative_scoring", "/tokenize", "/v1/completions", "/health/", "/"],
+    ["/invocations", "/generative_scoring", "/tokenize", "/v1/models", "/health/", "/behind/x"],
 )
 async def test_whatever_answers_asks_for_the_key(served: Served, path: str) -> None:
     """vLLM asks under some prefixes alone, and answers prompts at others."""
@@ -58,7 +60,7 @@ async def test_whatever_answers_asks_for_the_key(served: Served, path: str) -> N
     assert await served.ask(path, authorization=f"Bearer {KEY}")
 
 
-@pytest.mark.parametrize("path", ["/health", "/metrics", "/kv_event_sources"])
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/kv_event_sources", "/behind/health"])
 async def test_what_says_nothing_of_prompts_is_open(served: Served, path: str) -> None:
     assert await served.ask(path, method="GET")
     assert not await served.ask(path), "nobody need write there"
