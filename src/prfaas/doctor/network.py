@@ -13,8 +13,8 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 import msgspec
 
-from prfaas.core.addresses import parse_address, parse_url
-from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
+from prfaas.core.addresses import parse_address, parse_url, stays_here
+from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, Line, lines_of
 from prfaas.core.errors import UNREADABLE
 from prfaas.core.units import format_count
 from prfaas.doctor.finding import Finding, ok
@@ -49,7 +49,12 @@ async def check_network(
                     place = str(parse_url(engine.url, what=f"engine {engine.name!r}: url"))
                     url = f"{engine.url.rstrip('/')}/health"
                     through = trust.carried.get(engine.name, False)
-                    yield await _process(http, f"engine {engine.name}", place, url, clock, through)
+                    name = f"engine {engine.name}"
+                    found = await _process(http, name, place, url, clock, through)
+                    yield found
+                    if found.level == "ok" and not through:
+                        async for strangers in _strangers(http, engine):
+                            yield strangers
             agent = machine.agent
             url = f"{agent.admin_url}/health"
             yield await _process(
@@ -86,6 +91,26 @@ async def _process(
             "run chrony or another NTP client on both machines: certificates and traces need it",
         )  # fmt: skip
     return ok(name, f"answers at {place}, clocks agree")
+
+
+async def _strangers(http: aiohttp.ClientSession, engine: EngineConfig) -> AsyncIterator[Finding]:
+    """Whether an engine that is reached over the network, and should ask for a key, answers who
+    shows none: vLLM by itself does, at some paths."""
+    url = engine.url or ""
+    guarded = url.startswith("https:") or engine.keys
+    if not guarded or stays_here(parse_url(url).host):
+        return
+    try:
+        async with http.post(f"{url.rstrip('/')}/invocations", json={}, ssl=False) as answer:
+            status = answer.status
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return
+    if status not in (401, 403, 404):
+        yield Finding(
+            f"engine {engine.name}", "warning", f"answers whoever comes at {url}/invocations",
+            "start it with --middleware prfaas.vllm_plugin.key_for_all.KeyForAll and the key in "
+            "VLLM_API_KEY, as 'prfaas engine' does where the file names a key",
+        )  # fmt: skip
 
 
 def _time_of(date: str | None) -> float | None:

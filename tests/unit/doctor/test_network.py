@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 import time
+from email.utils import formatdate
 
 import pytest
 
@@ -69,3 +70,29 @@ async def test_anything_may_answer_and_say_any_time(date: str) -> None:
         "note",
         f"answers at {place}, and does not say what time it has",
     )
+
+
+@pytest.mark.parametrize(("status", "level"), [(400, "warning"), (200, "warning"), (401, "ok")])
+async def test_an_engine_that_answers_strangers_over_the_network_is_found(
+    status: int, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM asks for its key at some paths alone."""
+    monkeypatch.setattr(network, "stays_here", lambda _: False)
+    now = formatdate(usegmt=True)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        said = status if b"/invocations" in asked else 200
+        head = f"HTTP/1.1 {said} x\r\nDate: {now}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        writer.write(head.encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    place = "{}:{}".format(*server.sockets[0].getsockname())
+    async with server:
+        text = "{clusters: [{name: w, kind: pd, agent: {name: a, plaintext: true}, engines: [" + (
+            f'{{name: d, role: decode, url: "http://{place}", api_key_env: K, kv_events: "tcp://h:1"}}]}}]}}'
+        )
+        found = (await findings(parse_deployment(text, source="t")))["engine d"]
+    assert found.level == level
+    assert ("KeyForAll" in found.advice) == (level == "warning")

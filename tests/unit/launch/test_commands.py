@@ -132,6 +132,12 @@ def test_a_plain_engine_differs_by_the_connector_alone() -> None:
     assert ours.environment == plain.environment
 
 
+def test_a_plain_engine_need_not_be_in_the_file() -> None:
+    deployment = _resolved()
+    beside = msgspec.structs.replace(deployment.clusters[1].engines[1], name="plain-engine")
+    assert engine_command(deployment, beside, vllm="cpu", connector=False)
+
+
 def test_an_engine_listens_at_the_host_of_its_url() -> None:
     deployment = _resolved()
     engine = msgspec.structs.replace(deployment.clusters[1].engines[1], url="http://[::1]:8001")
