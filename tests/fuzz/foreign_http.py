@@ -4,6 +4,7 @@ and errors, deployment files. See `fuzz_foreign_bytes`."""
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import random
 from collections.abc import Callable
@@ -86,6 +87,9 @@ _HEADS = (
     b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
     b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
     b"a\r\n\x1f\x8b\x08\x08\0\0\0\0\0\3\r\n1\r\na\r\n2\r\na\0\r\n0\r\n\r\n",
+    b"\r\nPOST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\nContent-Encoding: gzip\r\n\r\n"
+    + gzip.compress(b"") * 2
+    + b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
 )
