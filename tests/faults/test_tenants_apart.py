@@ -72,6 +72,30 @@ def salts(mock: MockDeployment) -> set[str | None]:
     return {body.get("cache_salt") for body in every}
 
 
+async def test_one_tenants_idle_connections_close_none_of_anothers() -> None:
+    mock = MockDeployment(gateway=TWO)
+    async with mock.running() as client:
+        address = parse_url(str((await client.get("/health")).url.origin()))
+        mock.gateway.access.connections.most = 16
+
+        async def idle(key: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(*address)
+            head = b"GET /v1/nothing HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %b\r\n\r\n"
+            writer.write(head % key)
+            assert b" 404 " in await reader.readline()
+            return reader, writer
+
+        opened = [await idle(b"alice-key")]
+        opened += [await idle(b"mal-key") for _ in range(40)]
+        reader, _ = opened[0]
+        await reader.readuntil(b"}}")
+        with pytest.raises(TimeoutError):  # It is open still.
+            await asyncio.wait_for(reader.read(1), 0.2)
+        assert mock.gateway.access.connections.dropped["room"] >= 20
+        for _, writer in opened:
+            writer.transport.abort()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_isolated_tenant_hits_nothing_of_another_whatever_it_sends(stream: bool) -> None:
     mock = told_by(MockDeployment(gateway=TWO))

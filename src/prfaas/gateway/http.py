@@ -153,8 +153,8 @@ class _Front:
         elif is_page(path):
             pass  # What tells something asks for an operator's key itself.
         elif path not in _OPEN_PATHS | _OPERATORS_PATHS:
-            request[TENANT] = access.tenants.find(key_shown(request))
-            admit(request)
+            tenant = request[TENANT] = access.tenants.find(key_shown(request))
+            admit(request, tenant.name)
             return
         if access.is_operator(request):  # Or what takes long is ended as a stranger's.
             admit(request)

@@ -4,7 +4,8 @@ A *stranger* has shown no right to ask for anything: it may be in the middle of 
 headers, or say nothing. There is room for so many; where it is full, a newcomer takes the place of
 the one that has been there longest, of its own network where that has more than its share. Whoever
 shows a right at once, as clients do, is not there long enough to be pushed out. *Known* ones are
-never pushed out by strangers.
+never pushed out by strangers; those that ask for nothing have room of their own, and there whoever
+has more than a share pays for its newcomers, too.
 """
 
 from __future__ import annotations
@@ -15,18 +16,47 @@ from collections.abc import Callable
 from prfaas.core.addresses import network_of
 
 _SHARE = 8
-"""A network with more than this part of all strangers pays for its newcomers itself."""
+"""A network with more than this part of all strangers pays for its newcomers itself, and whose are
+more of the known ones that ask for nothing."""
 
 
 class Connection:
     """One of them; ``drop`` ends it at once, and may become another way to do so."""
 
-    __slots__ = ("busy", "drop", "known", "network", "since")
+    __slots__ = ("busy", "drop", "known", "network", "since", "whose")
 
     def __init__(self, network: str, now: float) -> None:
-        self.network, self.since = network, now
+        self.network, self.since, self.whose = network, now, ""
         self.drop: Callable[[], object] = bool
         self.known = self.busy = False
+
+
+class _Crowd:
+    """Connections, the oldest first, and whose they are."""
+
+    def __init__(self) -> None:
+        self.all: OrderedDict[Connection, None] = OrderedDict()
+        self._of: dict[str, OrderedDict[Connection, None]] = {}
+
+    def add(self, connection: Connection, whose: str) -> None:
+        self.all[connection] = None
+        self._of.setdefault(whose, OrderedDict())[connection] = None
+
+    def remove(self, connection: Connection, whose: str) -> bool:
+        """Whether it was there."""
+        if connection not in self.all:
+            return False
+        del self.all[connection]
+        own = self._of[whose]
+        del own[connection]
+        if not own:
+            del self._of[whose]
+        return True
+
+    def makes_room(self, whose: str, most: int) -> Connection:
+        """Who goes where there are as many as there may be, and one more comes."""
+        own = self._of.get(whose, ())
+        return next(iter(own if len(own) * _SHARE > most else self.all))
 
 
 class Connections:
@@ -45,9 +75,7 @@ class Connections:
         self.most, self._stranger_s, self._idle_s = most, stranger_s, idle_s
         self._stuck_s = stuck_s
         self._stuck: OrderedDict[Connection, float] = OrderedDict()
-        self._strangers: OrderedDict[Connection, None] = OrderedDict()
-        self._idle: OrderedDict[Connection, None] = OrderedDict()
-        self._of_network: dict[str, OrderedDict[Connection, None]] = {}
+        self._strangers, self._idle = _Crowd(), _Crowd()
         self.busy = 0
         self.dropped: Counter[str] = Counter()
         """So far, by why: ``room``, ``silent``, ``stuck``."""
@@ -55,26 +83,25 @@ class Connections:
     @property
     def strangers(self) -> int:
         """How many there are."""
-        return len(self._strangers)
+        return len(self._strangers.all)
 
     @property
     def idle(self) -> int:
         """Known ones that ask for nothing."""
-        return len(self._idle)
+        return len(self._idle.all)
 
     def came(self, address: str, now: float) -> Connection:
         """A new one: say how to drop it. Another may be dropped for it."""
         connection = Connection(network_of(address), now)
-        if len(self._strangers) >= self.most:
-            own = self._of_network.get(connection.network, ())
-            among = own if len(own) * _SHARE > self.most else self._strangers
-            self._drop(next(iter(among)), "room")
-        self._remember(connection)
+        if self.strangers >= self.most:
+            self._drop(self._strangers.makes_room(connection.network, self.most), "room")
+        self._strangers.add(connection, connection.network)
         return connection
 
-    def admitted(self, connection: Connection) -> None:
+    def admitted(self, connection: Connection, whose: str = "") -> None:
         """It has asked for something that it may ask for, and is being answered."""
         self._forget(connection)
+        connection.whose = whose
         if not connection.busy:
             self.busy += 1
         connection.known = connection.busy = True
@@ -88,11 +115,11 @@ class Connections:
             return  # It is gone.
         connection.since = now
         if not connection.known:
-            self._remember(connection)
+            self._strangers.add(connection, connection.network)
             return
-        if len(self._idle) >= self.most:
-            self._drop(next(iter(self._idle)), "room")
-        self._idle[connection] = None
+        if self.idle >= self.most:
+            self._drop(self._idle.makes_room(connection.whose, self.most), "room")
+        self._idle.add(connection, connection.whose)
 
     def stuck(self, connection: Connection, now: float) -> None:
         """It reads more slowly than it is written to: no more is sent until it has."""
@@ -112,14 +139,14 @@ class Connections:
 
     def make_room(self) -> None:
         """Drop a few strangers: this process has run out of descriptors."""
-        for connection in list(self._strangers)[: max(1, len(self._strangers) // 8)]:
+        for connection in list(self._strangers.all)[: max(1, self.strangers // 8)]:
             self._drop(connection, "room")
 
     def expire(self, now: float) -> None:
         """Drop those that have been silent for too long."""
         for connections, limit_s in (
-            (self._strangers, self._stranger_s),
-            (self._idle, self._idle_s),
+            (self._strangers.all, self._stranger_s),
+            (self._idle.all, self._idle_s),
         ):
             while connections:
                 oldest = next(iter(connections))
@@ -129,23 +156,10 @@ class Connections:
         while self._stuck and now - next(iter(self._stuck.values())) >= self._stuck_s:
             self._drop(next(iter(self._stuck)), "stuck")
 
-    def _remember(self, connection: Connection) -> None:
-        self._strangers[connection] = None
-        self._of_network.setdefault(connection.network, OrderedDict())[connection] = None
-
     def _forget(self, connection: Connection) -> bool:
         """Whether it was waiting anywhere."""
-        if connection in self._idle:
-            del self._idle[connection]
-            return True
-        if connection not in self._strangers:
-            return False
-        del self._strangers[connection]
-        own = self._of_network[connection.network]
-        del own[connection]
-        if not own:
-            del self._of_network[connection.network]
-        return True
+        idle = self._idle.remove(connection, connection.whose)
+        return self._strangers.remove(connection, connection.network) or idle
 
     def _drop(self, connection: Connection, why: str) -> None:
         self._forget(connection)

@@ -133,9 +133,9 @@ class StrangersHandler(TakingTurns):
             if not self._open.get_write_buffer_size():
                 self._open.abort()
 
-    def admit(self) -> None:
+    def admit(self, whose: str = "") -> None:
         """See `admit`."""
-        self._book.admitted(self._entry)
+        self._book.admitted(self._entry, whose)
 
     def answered(self) -> None:
         """See `answered`."""
@@ -210,10 +210,11 @@ def _is_small(request: web.BaseRequest) -> bool:
     return plain and size is not None and size <= _SMALL_BYTES
 
 
-def admit(request: web.Request) -> None:
-    """Whoever sent this may ask for it: strangers do not push its connection out."""
+def admit(request: web.Request, whose: str = "") -> None:
+    """Whoever sent this may ask for it: strangers do not push its connection out, nor do those of
+    another's of more than a share, while it asks for nothing."""
     if isinstance(request.protocol, StrangersHandler):
-        request.protocol.admit()
+        request.protocol.admit(whose)
 
 
 def answered(request: web.Request) -> None:

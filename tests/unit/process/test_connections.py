@@ -53,6 +53,24 @@ def test_whoever_has_shown_a_right_is_not_pushed_out() -> None:
     assert (book.book.busy, book.book.idle) == (0, 0)
 
 
+def test_whose_connections_that_ask_for_nothing_are_many_pays_for_more_itself() -> None:
+    book = Book()
+
+    def idle(whose: str, name: str) -> None:
+        connection = book.came("10.0.0.1", name)
+        book.book.admitted(connection, whose)
+        book.book.answered(connection, 0.0)
+
+    idle("alice", "alice's")
+    for number in range(100):
+        idle("mallory", f"mallory's {number}")
+    assert book.book.idle == 16
+    assert "alice's" not in book.dropped
+    assert book.dropped[0] == "mallory's 0"
+    idle("alice", "another of alice's")  # Of so few nobody has more than a share.
+    assert book.book.idle == 16
+
+
 def test_silence_has_an_end() -> None:
     book = Book()
     early, late = book.came("a", "early", 0.0), book.came("a", "late", 5.0)
