@@ -119,6 +119,10 @@ def test_routes_leave_a_line_that_crawls_and_come_back(stacks: Any, auto: Second
 
     size, count, took_s = offloaded()
     began = time.monotonic()
+    while one_takes_s() > took_s:  # A busy machine may have made it look slow already.
+        assert time.monotonic() < began + HANG_S, "a line on which nobody is does not recover"
+        time.sleep(0.1)
+    began = time.monotonic()
     stack.line.slow(size / (CONNECTIONS * WORSE * took_s))
     try:
         with ThreadPoolExecutor(2 * count) as pool:
@@ -131,6 +135,7 @@ def test_routes_leave_a_line_that_crawls_and_come_back(stacks: Any, auto: Second
                     under_way += [pool.submit(ask, auto, [body], 1) for body in more]
                 assert time.monotonic() < began + HANG_S, "the line is not seen to crawl"
                 time.sleep(0.05)
+            assert bodies, "nobody was on the line"
             seen_s = time.monotonic() - began
             after = ask(auto, some(4), 4)
             before = [future.result()[0] for future in under_way]
@@ -186,17 +191,25 @@ def test_a_load_that_is_prefill_and_then_decode_changes_roles_and_nobody_notices
     stacks: Any, tmp_path: Path
 ) -> None:
     stack = stacks.get("gdn")
+    # None is refused or begun anew, however slow this machine is: on trial is who decodes.
     gateway = SecondGateway(
-        stack.running, tmp_path / "roles", slots=2, name="decides", policy="auto", threshold=None
+        stack.running,
+        tmp_path / "roles",
+        slots=2,
+        name="decides",
+        policy="auto",
+        threshold=None,
+        options={"ttft": "10 min"},
+        link_grace="60 s",
+        transfer_stall="120 s",
     )
     with gateway:
         gateway.wait_until_ready()
         long = [greedy(stack.model, prompt(f"long {n}", 2000), max_tokens=2) for n in range(6)]
         for body, answer in zip(long, ask(gateway, long, 2), strict=True):
-            assert answer.status in (200, 429), answer.body
-            if answer.status == 200:
-                assert answer.headers["x-prfaas-attempts"] == "1"
-                assert_right(stack, body, answer)
+            assert answer.status == 200, answer.body
+            assert answer.headers["x-prfaas-attempts"] == "1", answer.headers["x-prfaas-route"]
+            assert_right(stack, body, answer)
         bodies = [
             greedy(stack.model, prompt(f"roles {n}", 300 + 900 * (n % 2)), max_tokens=ANSWER_TOKENS)
             for n in range(2 * AT_ONCE)
@@ -208,14 +221,11 @@ def test_a_load_that_is_prefill_and_then_decode_changes_roles_and_nobody_notices
                 break
         assert 'engine="west-prefill",role="decode"' in changes(gateway.url)
         for body, answer in zip(bodies, answers, strict=True):
-            assert answer.status in (200, 429), answer.body
-            if answer.status == 200:
-                assert answer.headers["x-prfaas-attempts"] == "1"
-                assert_right(stack, body, answer)
-        served = [answer for answer in answers if answer.status == 200]
-        assert len(served) >= AT_ONCE
+            assert answer.status == 200, answer.body
+            assert answer.headers["x-prfaas-attempts"] == "1", answer.headers["x-prfaas-route"]
+            assert_right(stack, body, answer)
         stacks.figures.append(
-            f"policy auto: {len(served)} of {len(answers)} served by "
-            f"{sorted({a.headers['x-prfaas-decode-engine'] for a in served})}, routes "
-            f"{sorted(set(map(route_of, served)))}"
+            f"policy auto: {len(answers)} served by "
+            f"{sorted({a.headers['x-prfaas-decode-engine'] for a in answers})}, routes "
+            f"{sorted(set(map(route_of, answers)))}"
         )
