@@ -266,8 +266,9 @@ async def test_empty_lines_before_a_request_are_taken_in_one_go(
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
-async def test_whose_body_is_refused_has_none_of_it_taken_apart_wherever_its_head_ends(
-    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", [b"", b"behind a body"])
+async def test_whose_body_is_refused_has_none_of_it_taken_apart_wherever_its_head_is(
+    before: bytes, cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head is taken some kilobytes at a time."""
     feed, fed = StreamReader.feed_data, [0]
@@ -281,9 +282,14 @@ async def test_whose_body_is_refused_has_none_of_it_taken_apart_wherever_its_hea
     begins += b"a" * 4000 + b"\r\nX-B: "
     async with DOORS["gateway"](tmp_path) as door:
         reader, writer = await door.connect()
-        head = begins + b"b" * (_PIECE_BYTES - len(begins) - cut) + b"\r\n\r\n"
+        size = (_PIECE_BYTES if not before else 5000) - len(begins) - cut
+        head = begins + b"b" * size + b"\r\n\r\n"
+        if before:
+            line = b"GET /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(before)
+            head = line + before + head
         writer.write(head + b"1\r\n~\r\n" * 1000)
-        assert b" 401 " in await reader.readline()
+        for _ in range(2 if before else 1):
+            await reader.readuntil(b"HTTP/1.1 401 ")
         writer.transport.abort()
     assert fed == [0]
 

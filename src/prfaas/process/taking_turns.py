@@ -106,8 +106,8 @@ class TakingTurns(web.RequestHandler):
         self._go_on()
 
     def _take_piece(self) -> None:
-        # Of a head no more: whether its body is wanted is to be seen.
-        size = self._size_of_head() if self.comes_head else _PIECE_BYTES
+        # No more than a head, or a body: whether the next body is wanted is to be seen.
+        size = self._size_of_head() if self.comes_head else self._size_of_body()
         piece = bytes(self._held[:size])
         del self._held[:size]
         body = None if self._last is None or self.comes_head else self._last[1]
@@ -129,6 +129,15 @@ class TakingTurns(web.RequestHandler):
         size = len(begins) if end < 0 else end + len(_END)
         self._head_ends = b"" if end >= 0 else bytes(begins[1 - len(_END) :])
         return size - len(before)
+
+    def _size_of_body(self) -> int:
+        """Likewise. Where one in chunks ends is not known here."""
+        assert self._last is not None
+        message, body = self._last
+        length = message.headers.get("Content-Length")
+        if length is None:
+            return _PIECE_BYTES
+        return min(_PIECE_BYTES, max(1, int(length) - body.total_raw_bytes))
 
     @property
     def comes_head(self) -> bool:
