@@ -130,6 +130,34 @@ async def test_a_body_that_is_not_wanted_is_not_taken_apart(
     await door.well()
 
 
+async def test_what_is_dropped_is_read_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS a loop deciphers all that there is, megabytes in records of a byte, at once."""
+    pauses = list[bool]()
+    pause = TakingTurns._pause_transport_reading
+
+    def paused(handler: TakingTurns) -> None:
+        pauses.append(bool(getattr(handler, "_unwanted", False)))
+        pause(handler)
+
+    monkeypatch.setattr(TakingTurns, "_pause_transport_reading", paused)
+    monkeypatch.setattr(front_door, "_LINGER_S", 0.5)
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 9000000\r\n\r\n"
+        writer.write(head)
+        assert b" 401 " in await reader.readline()
+        before = pauses.count(True)
+        for _ in range(3):
+            writer.write(b"a" * 1000)
+            await asyncio.sleep(0.05)
+        assert pauses.count(True) - before == 3
+        with suppress(OSError):
+            await reader.read()  # Its end, though this end says none.
+        writer.transport.abort()
+
+
 async def test_a_small_body_that_is_not_wanted_costs_no_connection(tmp_path: Path) -> None:
     """Clients send it after the head, and ask again."""
     async with DOORS["gateway"](tmp_path) as door:

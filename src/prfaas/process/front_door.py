@@ -39,7 +39,7 @@ _STRANGER_S = 10.0
 _IDLE_S = 75.0
 """How long a client's connection is kept for its next request."""
 _HANDSHAKE_S = 10.0
-_LINGER_S = 2.0
+_LINGER_S = 9.0
 """For the rest of a body that was refused, so that the client reads why."""
 _LINE_BYTES = 8190
 _HEADERS = 64

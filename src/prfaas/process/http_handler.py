@@ -36,6 +36,9 @@ _HEAD_TOO_LARGE = (
 )
 _SMALL_BYTES = 64 * 1024
 """A plain body of so many is read though it is not wanted: its connection may be used again."""
+_DROP_EVERY_S = 0.01
+"""Of what is dropped a quarter of a megabyte is read so often: over TLS it may be eleven thousand
+records of a byte, and a loop that reads all that there is deciphers megabytes of them at once."""
 _BODY_S = 10.0
 """For the small ones that `read_body` is for."""
 _PIECE_BYTES = 64 * 1024
@@ -80,6 +83,8 @@ class StrangersHandler(TakingTurns):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         if self._unwanted:
+            self._pause_transport_reading()
+            self._loop.call_later(_DROP_EVERY_S, self._resume_transport_reading)
             return
         tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
         if tunnel is not None and data.startswith(CONNECT) and self.transport is not None:
@@ -175,6 +180,8 @@ class StrangersHandler(TakingTurns):
         with suppress(TimeoutError):
             async with asyncio.timeout(linger_s):
                 await asyncio.shield(self._gone)
+        if self._open is not None:  # Over TLS the end would be told first, and all read until then.
+            self._open.abort()
 
     def handle_error(
         self,
