@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         deployment = msgspec.structs.replace(deployment, model=model)
     command = engine_command(deployment, engine, vllm=args.vllm or installed_vllm())
     if args.run:
-        os.execvpe(command.arguments[0], command.arguments, {**os.environ, **command.environment})
+        environment = command.environment_in(os.environ)
+        os.execvpe(command.arguments[0], command.arguments, environment)
     if args.json:
         print(msgspec.json.encode(_report(deployment, engine, command)).decode())
     else:

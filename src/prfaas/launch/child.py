@@ -129,7 +129,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **temporary, **self.command.environment},
+                env=self.command.environment_in({**os.environ, **temporary}),
                 start_new_session=True,
                 preexec_fn=tied_to_parent(),
             )

@@ -46,10 +46,16 @@ _ASKS_FOR_THE_KEY = "prfaas.vllm_plugin.key_for_all.KeyForAll"
 
 
 class Command(msgspec.Struct, frozen=True):
-    """``environment`` is added to the supervisor's own."""
+    """``environment`` is added to the supervisor's own, of which it is not given ``hidden``."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
+    hidden: frozenset[str] = frozenset()
+
+    def environment_in(self, own: Mapping[str, str]) -> dict[str, str]:
+        """All of it, where the supervisor has ``own``."""
+        kept = {name: value for name, value in own.items() if name not in self.hidden}
+        return kept | dict(self.environment)
 
 
 def installed_vllm() -> str:
@@ -104,7 +110,11 @@ def engine_command(
             # By default vLLM forgets the states and windows at the blocks' ends that an answer
             # crosses, from which the next turn would go on.
             arguments += ["--prefix-cache-retention-interval", "None"]
-    return Command((*arguments, *engine.args), _engine_environment(model.path, engine, vllm=vllm))
+    return Command(
+        (*arguments, *engine.args),
+        _engine_environment(model.path, engine, vllm=vllm),
+        deployment.secret_variables,
+    )
 
 
 def _check_https(deployment: Deployment, engine: EngineConfig) -> None:
@@ -124,12 +134,15 @@ def _check_https(deployment: Deployment, engine: EngineConfig) -> None:
             )
 
 
-def agent_command(agent: AgentConfig, deployment_file: Path) -> Command:
-    """`prfaas agent`, for one agent of the file."""
+def agent_command(
+    agent: AgentConfig, deployment_file: Path, *, hidden: frozenset[str] = frozenset()
+) -> Command:
+    """`prfaas agent`, for one agent of the file; ``hidden``: see `Command`."""
     return Command(
         (sys.executable, "-m", "prfaas.cli.main", "agent", str(deployment_file),
          "--name", agent.name),
         {},
+        hidden,
     )  # fmt: skip
 
 

@@ -248,8 +248,9 @@ class Supervisor:
         ]
 
     def _agents(self) -> list[Child]:
+        hidden = self.deployment.secret_variables
         return [
-            self._child(agent.name, agent_command(agent, self.file), agent.admin_url)
+            self._child(agent.name, agent_command(agent, self.file, hidden=hidden), agent.admin_url)
             for agent in self.deployment.agents
             if not agent.external
         ]

@@ -110,9 +110,19 @@ def test_engine_prints_where_its_key_is_and_not_the_key(
 
 def test_engine_runs_it_in_its_own_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[tuple[str, ...]] = []
-    monkeypatch.setattr("os.execvpe", lambda _file, words, _env: became.append(tuple(words)))
+    environments: list[dict[str, str]] = []
+
+    def become(_file: str, words: tuple[str, ...], environment: dict[str, str]) -> None:
+        became.append(tuple(words))
+        environments.append(environment)
+
+    monkeypatch.setattr("os.execvpe", become)
+    monkeypatch.setenv("CLIENTS_KEYS", "a-key-of-a-client")
+    file.write_text(DEPLOYMENT.replace("gateway: {", "gateway: {api_keys_env: CLIENTS_KEYS, "))
     main(["engine", "d1", str(file), "--vllm", "gpu", "--run"])
     assert became[0][1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
+    assert "PATH" in environments[0]
+    assert "CLIENTS_KEYS" not in environments[0]
 
 
 @pytest.mark.parametrize(

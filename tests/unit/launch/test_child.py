@@ -67,6 +67,24 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
     run.close()
 
 
+async def test_a_process_is_not_given_what_is_hidden_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, changed = RunDirectory(tmp_path), Recorder()
+    monkeypatch.setenv("CLIENTS_KEYS", "a-key-of-a-client")
+    show = "import os; print(sorted(os.environ)); raise SystemExit(2)"
+    command = Command((sys.executable, "-c", show), {"SAID": "1"}, frozenset({"CLIENTS_KEYS"}))
+    child = Child("agent", command, probe="http://127.0.0.1:9/", run=run, changed=changed)
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(ProcessError):
+            await child.supervise(http)
+    environment = child.log.read_text()
+    assert "'SAID'" in environment
+    assert "'PATH'" in environment
+    assert "CLIENTS_KEYS" not in environment
+    run.close()
+
+
 async def test_a_process_that_refuses_what_it_was_told_is_not_asked_twice(tmp_path: Path) -> None:
     run, changed = RunDirectory(tmp_path), Recorder()
     command = Command((sys.executable, "-c", "raise SystemExit(2)"), {})

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 import zmq
 
-from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment import TenantConfig, load_deployment
 from prfaas.core.deployment.agents import CacheConfig
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import free_address, resolve
-from prfaas.launch.commands import engine_command
+from prfaas.launch.commands import agent_command, engine_command
 from prfaas.launch.start import embedded_default
 from prfaas.process.spans import ENDPOINT_VARIABLES, PROTOCOL_VARIABLE
 
@@ -258,3 +258,30 @@ def test_engines_speak_to_a_collector_as_the_others_do(monkeypatch: pytest.Monke
     assert not {PROTOCOL_VARIABLE, "OTEL_SERVICE_NAME"} & set(environment)
     named = f"site=west,service.instance.id={engine.name}"
     assert environment["OTEL_RESOURCE_ATTRIBUTES"] == named
+
+
+def test_keys_in_variables_are_for_gateways_alone() -> None:
+    deployment = _resolved()
+    gateway = msgspec.structs.replace(
+        deployment.gateway,
+        api_keys_env="CLIENTS",
+        operator_keys_env="OPERATORS",
+        tenants=(TenantConfig(name="t", api_keys_env="TENANT"),),
+    )
+    deployment = msgspec.structs.replace(deployment, gateways=(gateway,)).with_machines(
+        lambda machine: msgspec.structs.replace(
+            machine,
+            engines=tuple(
+                msgspec.structs.replace(e, api_key_env=f"KEY_OF_{e.role}") for e in machine.engines
+            ),
+        )
+    )
+    hidden = {"CLIENTS", "OPERATORS", "TENANT", "KEY_OF_prefill", "KEY_OF_decode"}
+    own = dict.fromkeys(hidden, "a-key") | {"HOME": "/root"}
+    agent = deployment.agents[0]
+    command = agent_command(agent, Path("f"), hidden=deployment.secret_variables)
+    assert command.environment_in(own) == {"HOME": "/root"}
+    engine = msgspec.structs.replace(deployment.engines[0], api_key_env=None)
+    made = engine_command(deployment, engine, vllm="cpu").environment_in(own)
+    assert not hidden & made.keys()
+    assert made["HOME"] == "/root"

@@ -79,7 +79,7 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             return Command((sys.executable, "-c", "raise SystemExit(3)"), {})
         return command(str(engine.url))
 
-    def agent_command(agent: AgentConfig, _file: Path) -> Command:
+    def agent_command(agent: AgentConfig, _file: Path, **_: Any) -> Command:
         return command(agent.admin_url)
 
     def gateway_command(_file: Path, **_: Any) -> Command:

@@ -112,10 +112,14 @@ class GatewayConfig(Strict, frozen=True):
         )
 
     @property
+    def key_sources(self) -> tuple[KeySource, ...]:
+        """Of clients' and operators' keys."""
+        return self.client_keys, self.operators, *(t.keys for t in self.tenants)
+
+    @property
     def secret_files(self) -> tuple[str, ...]:
         """Files that keys and certificates are read from."""
-        sources = [self.client_keys, self.operators, *(t.keys for t in self.tenants)]
-        files = [source.file for source in sources if source.file is not None]
+        files = [source.file for source in self.key_sources if source.file is not None]
         if self.tls is not None:
             files += [self.tls.cert, self.tls.key]
         if (own := self.agent_tls) is not None:

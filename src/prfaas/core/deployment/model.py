@@ -67,6 +67,13 @@ class Deployment(Strict, frozen=True):
         engines = [file for e in self.engines for file in (e.api_key_file, e.ca) if file]
         return (*self.gateway.secret_files, *engines)
 
+    @property
+    def secret_variables(self) -> frozenset[str]:
+        """Environment variables with keys of clients, operators and engines: for gateways alone."""
+        sources = [source for g in self.gateways for source in g.key_sources]
+        sources += [engine.keys for engine in self.engines]
+        return frozenset(source.env for source in sources if source.env is not None)
+
     def cluster(self, name: str) -> ClusterConfig:
         """The cluster of this name."""
         return next(c for c in self.clusters if c.name == name)

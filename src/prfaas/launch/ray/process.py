@@ -206,7 +206,7 @@ class Process:
         """By the thread that lives as long as this process: the child ends with it."""
         self._child = subprocess.Popen(
             command.arguments,
-            env={**os.environ, "TMPDIR": str(self._folder), **command.environment},
+            env=command.environment_in({**os.environ, "TMPDIR": str(self._folder)}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -280,7 +280,8 @@ def command_of(deployment: Deployment, name: str, kind: Kind, file: Path) -> tup
     """The product's own."""
     if kind == "agent":
         agent = next(a for a in deployment.agents if a.name == name)
-        return agent_command(agent, file), f"{agent.admin_url}/health"
+        command = agent_command(agent, file, hidden=deployment.secret_variables)
+        return command, f"{agent.admin_url}/health"
     if kind == "engine":
         engine = next(e for e in deployment.engines if e.name == name)
         command = engine_command(deployment, engine, vllm=installed_vllm())
