@@ -607,6 +607,54 @@ async def test_a_prompt_that_is_not_tokenised_counts_as_well() -> None:
         assert math.isclose(int(refused.headers["retry-after"]), 90, abs_tol=15)
 
 
+@pytest.mark.parametrize("asked", [None, {"include_usage": "true"}])
+async def test_tokens_of_a_stream_that_have_no_events_count_as_well(
+    asked: dict[str, str] | None,
+) -> None:
+    """Reasoning that is not to be shown, or what a slow reader is sent at once."""
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], tokens_per_min: 600}
+"""
+    )
+    word = b'data: {"choices":[{"index":0,"text":" a"}]}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1200}}\n\n'
+    for engine in mock.engines.values():
+        engine.script = [word, usage, b"data: [DONE]\n\n"]
+    async with mock.running() as client:
+        await mock.ready()
+        more = {} if asked is None else {"stream_options": asked}
+        answer = await ask(client, MALLORY, "a", stream=True, max_tokens=2000, **more)
+        (body,) = [
+            body for engine in mock.engines.values() for path, body, _ in engine.requests
+            if path == COMPLETIONS
+        ]  # fmt: skip
+        assert body["stream_options"]["include_usage"] in (True, "true")
+        assert answer.status == 200
+        assert answer.content.endswith("data: [DONE]\n\n")
+        assert (usage.decode() in answer.content) is (asked is not None)
+        assert (await ask(client, MALLORY, "a")).status == 429, "1,200 of 600 a minute"
+
+
+async def test_tokens_of_a_whole_answer_that_are_not_shown_count_as_well() -> None:
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], tokens_per_min: 600}
+"""
+    )
+    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": 1200}}
+    async with mock.running() as client:
+        await mock.ready()
+        for engine in mock.engines.values():
+            engine._usage = lambda *_: usage  # type: ignore[method-assign]
+        answer = await ask(client, MALLORY, "a", max_tokens=2000)
+        assert answer.status == 200
+        assert len(answer.content) < 1000
+        assert (await ask(client, MALLORY, "a")).status == 429, "1,200 of 600 a minute"
+
+
 async def test_a_key_is_exchanged_while_its_tenant_is_answered(tmp_path: Path) -> None:
     file = tmp_path / "alice"
     file.write_text("alice-key\n")

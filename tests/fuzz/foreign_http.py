@@ -26,7 +26,12 @@ from prfaas.gateway.http_connection import Connection
 from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.tunnel import _Asking
 from prfaas.gateway.upstream_errors import error_message, error_status, refusal
-from prfaas.gateway.usage import _tokens_in, without_cached_tokens
+from prfaas.gateway.usage import (
+    _tokens_in,
+    tokens_told,
+    without_cached_tokens,
+    without_last_usage,
+)
 from prfaas.kv_events.sources import source_of
 from prfaas.process.connections import Connections
 from prfaas.process.http_handler import StrangersHandler, read_body
@@ -174,6 +179,10 @@ _EVENTS = (
     b'data: {"choices": [{"text": "a"}], "usage": {"prompt_tokens_details": {"cached_tokens": 7}}}'
     b'\r\n\r\nevent: x\ndata: {"usage": {"completion_tokens": 3}}\n\ndata: [DONE]\n\n'
 )
+_USAGE_EVENTS = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":7}}\n\n'
+    b'data: {"type":"response.completed","response":{"usage":{"output_tokens":7}}}\r\n\r\n'
+)
 _ERROR = b'{"error": {"message": "no", "code": 400}, "object": "error", "usage": {"x": 1}}'
 
 
@@ -245,6 +254,7 @@ def engine_errors(rng: random.Random) -> None:
     refusal("e", rng.choice((400, 429, 500, 503)), rng.choice((None, "1", "x", "1e999")), body)
     _tokens_in(body)
     without_cached_tokens(mutated(rng, _EVENTS), message=rng.random() < 0.5)
+    assert tokens_told(without_last_usage(mutated(rng, _USAGE_EVENTS))) >= 0
 
 
 _SOURCE = b'{"0": {"endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:5558"}}'

@@ -25,7 +25,7 @@ from prfaas.gateway.upstream_errors import (
     error_status,
     refusal,
 )
-from prfaas.gateway.usage import answer_tokens
+from prfaas.gateway.usage import answer_tokens, tokens_told
 
 _LONGEST_OPENING = 64 * 1024 * 1024
 """Bytes of events before the first of the model: each says the request again."""
@@ -44,9 +44,11 @@ async def relay(
     *,
     on_first_token: Callable[[], None],
     whose: str = "",
+    most_tokens: int = 0,
 ) -> int | None:
     """Have the engine answer this tenant, and pass the answer on. Returns how many tokens it has,
-    as near as its events or its usage say; None where they do not.
+    as near as its events or its usage say; None where they do not. ``most_tokens``: it may have no
+    more, whatever the usage says.
 
     A refusal of the request itself (4xx) is the client's answer too; vLLM may begin a stream before
     it looks at everything, and refuse in its first event. Raises EngineError, LocalFault, or
@@ -57,11 +59,13 @@ async def relay(
     try:
         kind = answer.header("Content-Type") or "application/json"
         if answer.status == 200 and kind.startswith("text/event-stream"):
-            return await _stream(engine, answer, response, kind, dialect, on_first_token)
+            return await _stream(
+                engine, answer, response, kind, dialect, on_first_token, most_tokens
+            )
         content = await _read(engine, answer)
         _check(engine, answer, content)
         on_first_token()
-        tokens = await answer_tokens(content)  # Before it is over for its tenant.
+        tokens = await answer_tokens(content, most_tokens)  # Before it is over for its tenant.
         await response.give(EngineAnswer(answer.status, kind, content))
         return tokens
     finally:
@@ -90,6 +94,7 @@ async def _stream(
     kind: str,
     dialect: Dialect,
     on_first_token: Callable[[], None],
+    most_tokens: int,
 ) -> int | None:
     stream = EventStream(engine.name, answer, on_heard=engine.hear)
     pieces = await _first_of_answer(stream, dialect)
@@ -104,7 +109,7 @@ async def _stream(
     await response.open(answer.status, kind)
     stream.watch()
     try:
-        count = await _pass_on(engine, stream, pieces, dialect, response)
+        count = await _pass_on(engine, stream, pieces, dialect, response, most_tokens)
         answer.leave()
         return count
     finally:
@@ -143,11 +148,12 @@ async def _pass_on(
     pieces: list[bytes],
     dialect: Dialect,
     response: ClientResponse,
+    most_tokens: int,
 ) -> int:
     """Every event from the first on; returns how many tokens they have. Raises EngineError where
     the end of the answer is missing."""
     broken = done = False
-    count = 0
+    count = told = 0
     while len(pieces) > 1:  # Taken out: they are not held for as long as the answer takes.
         await response.write(pieces.pop(0))
         await asyncio.sleep(0)
@@ -155,6 +161,7 @@ async def _pass_on(
     while events and not stream.torn:
         marks = events if b"\r" not in events else events.replace(b"\r\n", b"\n")
         count += dialect.tokens_in(marks)
+        told = max(told, tokens_told(marks))
         done = done or dialect.is_done(marks)
         error = dialect.error_in(marks)
         if error is not None:
@@ -170,7 +177,7 @@ async def _pass_on(
         response.succeed()
     await response.finish(events if done else b"")
     # A completion's last event says but that it is the last.
-    return count - (done and not dialect.named)
+    return max(count - (done and not dialect.named), min(told, most_tokens))
 
 
 async def _read(engine: EngineClient, answer: Answer) -> bytes:

@@ -25,6 +25,7 @@ from prfaas.gateway.json_fields import (
     length_of,
     number_in,
     says,
+    says_true,
     top_level,
     value_of,
 )
@@ -81,6 +82,8 @@ class RequestBody:
         self.endpoint = endpoint
         self.keeps = False
         """Whether its prompt is to be cached by an agent, wherever it is computed."""
+        self.hides_usage = False
+        """Whether engines tell how long a stream is, and its client has not asked."""
         self.whose = ""
         """The tenant's name, where it is known."""
         self.dialect = dialect_of(endpoint)
@@ -131,6 +134,20 @@ class RequestBody:
         tenant's own."""
         if self._fields.pop("priority", None) is not None:
             self.raw = msgspec.json.encode(self._fields)
+
+    def have_answer_counted(self) -> None:
+        """Have an engine say at the end of a stream how many tokens it has: its events are
+        fewer."""
+        if self.dialect.named or not says_true(self._value("stream")):
+            return
+        given = self._value("stream_options") or {}
+        if not isinstance(given, dict) or says_true(given.get("include_usage")):
+            return
+        # The same with each event would take engines that count reasoning longer and longer.
+        options = {**given, "include_usage": True, "continuous_usage_stats": False}
+        self._fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+        self.raw = msgspec.json.encode(self._fields)
+        self.hides_usage = True
 
     def belong_to(self, tenant: str | None) -> None:
         """Have its prompt share prefix caches with this tenant's alone; None: with all that are

@@ -84,6 +84,8 @@ class ClientApi:
             async with flow.reading(request, tenant) as raw:
                 body = RequestBody(endpoint, raw)
                 self._claim(body, tenant)
+                if tenant.config.tokens_per_min is not None:
+                    body.have_answer_counted()
                 serving = await self._serving(body.model)
                 return await serving.requests.complete(
                     request, body, request[REQUEST_ID], use, tells=access.tells

@@ -12,7 +12,11 @@ from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.upstream_errors import error_message
-from prfaas.gateway.usage import without_cached_tokens, without_cached_tokens_in_turns
+from prfaas.gateway.usage import (
+    without_cached_tokens,
+    without_cached_tokens_in_turns,
+    without_last_usage,
+)
 from prfaas.gateway.whole_answer import WholeAnswer
 
 _CLIENT_PATIENCE_S = 60.0
@@ -43,8 +47,10 @@ class ClientResponse:
     stream's head and comments may have (`keep_alive`).
     """
 
-    def __init__(self, request: web.Request, facts: RequestFacts) -> None:
-        self._request = request
+    def __init__(
+        self, request: web.Request, facts: RequestFacts, *, hides_usage: bool = False
+    ) -> None:
+        self._request, self._hides_usage = request, hides_usage
         self._facts = facts
         self._dialect = dialect_of(facts.endpoint)
         self._out: web.StreamResponse | None = None
@@ -107,6 +113,8 @@ class ClientResponse:
         # A client that leaves in the middle has had so many.
         tokens = self._dialect.tokens_in(chunk)
         self._facts.answer_tokens = (self._facts.answer_tokens or 0) + tokens
+        if self._hides_usage:
+            chunk = without_last_usage(chunk)
         if self._facts.tells:
             return chunk
         return without_cached_tokens(chunk, message=self._dialect.anthropic)

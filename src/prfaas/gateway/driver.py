@@ -269,12 +269,12 @@ class Driver:
                 exchange.response,
                 on_first_token=lambda: self._first_token(exchange, command),
                 whose=exchange.use.tenant.name,
+                most_tokens=exchange.longest_answers,
             )
         except LocalFault as error:
             exchange.fail(ServiceUnavailable(str(error)))
         except EngineFull as error:
-            reason, later_s = str(error), error.retry_after_s
-            self.handle(DecodeFailed(key, attempt, reason, Fault.FULL, later_s))
+            self.handle(DecodeFailed(key, attempt, str(error), Fault.FULL, error.retry_after_s))
         except EngineError as error:
             self._suspect(command.engine)
             self.handle(DecodeFailed(key, attempt, str(error), _fault(error)))

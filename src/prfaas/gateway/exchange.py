@@ -22,6 +22,8 @@ from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_UNSAID = 131_072
+"""Tokens of one answer, where nobody has said how long it may be."""
 _COMMENTS = "keepalive"
 
 _PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
@@ -62,7 +64,7 @@ class Exchange:
             tenant=use.tenant.name,
             tells=tells,
         )
-        self.response = ClientResponse(request, self.facts)
+        self.response = ClientResponse(request, self.facts, hides_usage=body.hides_usage)
         self._wants_comments = request.headers.get("X-Prfaas-Keepalive", "").lower() != "off"
         self.attempts = AttemptTasks(_weakly(self._fail_for_a_bug))
         self._comments: asyncio.TimerHandle | None = None
@@ -106,6 +108,14 @@ class Exchange:
         counted = None if prompt.token_ids is None else len(prompt.token_ids)
         answers = prompt.max_output_tokens * body.choices * body.prompts
         return counted or body.tokens_of_text, answers
+
+    @property
+    def longest_answers(self) -> int:
+        """How many tokens all answers together may have, whatever an engine says."""
+        prompt, body = self.prompt, self.body
+        if prompt.token_ids is None and body.max_tokens is None:
+            return _LONGEST_UNSAID * body.choices * body.prompts
+        return self.tokens()[1]
 
     def elapsed_s(self) -> float:
         """Since it was received."""

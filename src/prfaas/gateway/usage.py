@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ _DETAILS = re.compile(rb'"prompt_tokens_details"' + _OBJECT)
 _INPUT_DETAILS = re.compile(rb'"input_tokens_details"' + _OBJECT)
 _NO_DETAILS = b'"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0}'
 """Clients of the Responses API take the field for granted."""
+_EVENT = re.compile(rb"^data: (\{[^\n]*\})\r?$", re.MULTILINE)
+_LAST_USAGE = re.compile(rb'^data: \{[^\n]*"choices":\[\][^\n]*\}\r?\n(?:\r?\n|\Z)', re.MULTILINE)
+"""The event that has but the usage: what is in a text has a backslash before each quote."""
 _USAGE = re.compile(rb'"usage"' + _OBJECT)
 _PIECE_BYTES, _READ_BYTES = 1024 * 1024, 32 * 1024 * 1024
 """Bytes after which others have turns; and of an answer that is read as a whole, in 15 ms."""
@@ -38,6 +42,12 @@ class _Usage(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     usage: _Usage
+
+
+class _Event(msgspec.Struct):
+    usage: _Usage | None = None
+    response: _Answer | None = None
+    """Of the Responses API."""
 
 
 def without_cached_tokens(content: bytes, *, message: bool) -> bytes:
@@ -61,9 +71,10 @@ async def without_cached_tokens_in_turns(content: bytes, *, message: bool) -> by
     return await asyncio.to_thread(b"".join, parts)
 
 
-async def answer_tokens(content: bytes) -> int | None:
-    """What an answer that is complete says of its length; no more than could be in it, as that is
-    counted against its tenant. None where it says nothing."""
+async def answer_tokens(content: bytes, most: int = 0) -> int | None:
+    """What an answer that is complete says of its length; no more than could be in it, or than it
+    may have (``most``), not all of which is shown: that is counted against its tenant. None where
+    it says nothing."""
     usages: list[bytes] = []
     if len(content) > _READ_BYTES:
         async for piece in _pieces(content):
@@ -73,7 +84,26 @@ async def answer_tokens(content: bytes) -> int | None:
     else:
         found = [_tokens_in(b'{"usage":%b}' % usage) for usage in usages]
     known = [tokens for tokens in found if tokens is not None]
-    return min(max(known), len(content)) if known else None
+    return min(max(known), max(most, len(content))) if known else None
+
+
+def tokens_told(events: bytes) -> int:
+    """How long the answer is, by what these events of its stream tell of its usage; 0 where they
+    tell nothing. Events may be fewer than tokens: of reasoning that is not to be shown, or of a
+    call of a tool, there are none, and what waits to be sent is told at once."""
+    told = 0
+    for found in _EVENT.finditer(events) if b'"usage":{' in events else ():
+        with suppress(*UNREADABLE):
+            event = msgspec.json.decode(found[1], type=_Event)
+            usage = event.usage if event.response is None else event.response.usage
+            if usage is not None:
+                told = max(told, usage.completion_tokens or usage.output_tokens or 0)
+    return told
+
+
+def without_last_usage(events: bytes) -> bytes:
+    """These events but for the one that has only the usage, which no client has asked for."""
+    return _LAST_USAGE.sub(b"", events) if b'"choices":[]' in events else events
 
 
 def _tokens_in(content: bytes) -> int | None:

@@ -148,6 +148,25 @@ def test_an_event_with_but_the_usage_is_no_token() -> None:
     assert dialect_of(COMPLETIONS).tokens_in(events) == 1
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 70}},
+        {"choices": [{"index": 0, "text": ""}], "usage": {"completion_tokens": 70}},
+        {"type": "message_delta", "delta": {}, "usage": {"input_tokens": 3, "output_tokens": 70}},
+        {"type": "response.completed", "response": {"id": "r", "usage": {"output_tokens": 70}}},
+    ],
+)
+def test_a_stream_tells_its_usage_in_each_api(event: dict[str, Any]) -> None:
+    told = b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+    said = {"choices": [{"index": 0, "text": told.decode() + '"usage":{"completion_tokens":9}'}]}
+    text = b"data: " + json.dumps(said, separators=(",", ":")).encode() + b"\n\n"
+    assert usage.tokens_told(text) == 0
+    assert usage.tokens_told(text + told) == usage.tokens_told(told.replace(b"\n", b"\r\n")) == 70
+    alone = event.get("choices") == []
+    assert usage.without_last_usage(text + told + DONE) == text + (b"" if alone else told) + DONE
+
+
 def test_no_text_of_an_answer_counts_as_tokens() -> None:
     """A prompt that is echoed is part of one: engines would seem to answer faster than they do."""
     event = b'data: {"choices":[{"text":"data: data: "}]}'
@@ -197,7 +216,7 @@ async def test_what_came_before_the_first_token_goes_out_in_pieces_and_is_let_go
     stream = SimpleNamespace(next=following, torn=False, whole=True)
     response = SimpleNamespace(write=write, finish=write, succeed=bool)
     dialect, engine = dialect_of("/v1/responses"), SimpleNamespace(name="e")
-    count = await answers._pass_on(engine, stream, pieces, dialect, response)  # type: ignore[arg-type]
+    count = await answers._pass_on(engine, stream, pieces, dialect, response, 0)  # type: ignore[arg-type]
     assert (count, passed) == (1, [begun, begun, token, over])
 
 

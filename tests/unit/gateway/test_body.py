@@ -117,3 +117,27 @@ def test_an_answer_may_be_as_long_as_the_field_of_its_api_says(
 )
 def test_embedded_prompts_are_prompts(fields: dict[str, Any], prompts: int) -> None:
     assert RequestBody("/v1/completions", json.dumps(fields).encode()).prompts == prompts
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"stream": True}, {"include_usage": True, "continuous_usage_stats": False}),
+        (
+            {"stream": "true", "stream_options": {"include_usage": 0, "more": 1}},
+            {"include_usage": True, "continuous_usage_stats": False, "more": 1},
+        ),
+        ({"stream": True, "stream_options": {"include_usage": "Yes"}}, None),
+        ({"stream": True, "stream_options": "a"}, None),
+        ({"stream": False}, None),
+        ({}, None),
+    ],
+)
+def test_engines_are_asked_how_long_a_stream_is(
+    fields: dict[str, Any], asked: dict[str, Any] | None
+) -> None:
+    body = RequestBody("/v1/chat/completions", json.dumps(fields).encode())
+    body.have_answer_counted()
+    assert body.hides_usage is (asked is not None)
+    sent = {**fields, "stream_options": asked} if asked else fields
+    assert json.loads(body.raw) == sent
