@@ -20,9 +20,10 @@ from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.core.gateway_sessions import Renewal
-from prfaas.gateway import bodies
+from prfaas.gateway import bodies, client_api
 from prfaas.gateway.body import tenant_salt
 from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.usage import Counts, counts_in
 from prfaas.scheduler.fleet import FleetState
 from prfaas.testing.mock_deployment import MockDeployment, until
 
@@ -301,6 +302,30 @@ async def test_texts_to_be_embedded_count_among_its_tokens() -> None:
         async with client.post("/v1/embeddings", json=body, headers=MALLORY) as response:
             assert response.status == 400
             assert "more than the 100" in await response.text()
+
+
+async def test_pictures_to_be_embedded_count_as_their_engine_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], tokens_per_min: 600}
+"""
+    )
+
+    async def counts(content: bytes) -> Counts:
+        return (await counts_in(content))._replace(prompt=1200)
+
+    monkeypatch.setattr(client_api, "counts_in", counts)
+    for engine in mock.engines.values():
+        engine.embeds = True
+    async with mock.running() as client:
+        await mock.ready()
+        for status in (200, 429):
+            body = {"input": "a"}
+            async with client.post("/v1/embeddings", json=body, headers=MALLORY) as response:
+                assert response.status == status
 
 
 @pytest.mark.parametrize(("tenants", "passed_on"), [(SHARED, None), ("", -5)])
@@ -634,6 +659,28 @@ async def test_tokens_of_a_stream_that_have_no_events_count_as_well(
         assert answer.status == 200
         assert answer.content.endswith("data: [DONE]\n\n")
         assert (usage.decode() in answer.content) is (asked is not None)
+        assert (await ask(client, MALLORY, "a")).status == 429, "1,200 of 600 a minute"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tokens_of_a_prompt_that_only_its_engine_knows_count_as_well(stream: bool) -> None:
+    """As of a picture that is named by where it is."""
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], tokens_per_min: 600}
+"""
+    )
+    usage = {"usage": {"prompt_tokens": 1200, "completion_tokens": 1}}
+    end = {"choices": [], **usage}
+    event = b"data: " + json.dumps(end, separators=(",", ":")).encode() + b"\n\n"
+    async with mock.running() as client:
+        await mock.ready()
+        for engine in mock.engines.values():
+            engine._usage = lambda *_: usage  # type: ignore[method-assign]
+            engine.script = [b'data: {"choices":[{"index":0}]}\n\n', event, b"data: [DONE]\n\n"]
+        answer = await ask(client, MALLORY, "a", max_tokens=1, echo=True, stream=stream)
+        assert answer.status == 200
         assert (await ask(client, MALLORY, "a")).status == 429, "1,200 of 600 a minute"
 
 

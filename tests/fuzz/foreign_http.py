@@ -27,8 +27,8 @@ from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.tunnel import _Asking
 from prfaas.gateway.upstream_errors import error_message, error_status, refusal
 from prfaas.gateway.usage import (
-    _tokens_in,
-    tokens_told,
+    _counts_in,
+    counts_told,
     without_cached_tokens,
     without_last_usage,
 )
@@ -252,9 +252,9 @@ def engine_errors(rng: random.Random) -> None:
     error_message(body)
     error_status(body)
     refusal("e", rng.choice((400, 429, 500, 503)), rng.choice((None, "1", "x", "1e999")), body)
-    _tokens_in(body)
+    _counts_in(body)
     without_cached_tokens(mutated(rng, _EVENTS), message=rng.random() < 0.5)
-    assert tokens_told(without_last_usage(mutated(rng, _USAGE_EVENTS))) >= 0
+    assert counts_told(without_last_usage(mutated(rng, _USAGE_EVENTS))).prompt >= 0
 
 
 _SOURCE = b'{"0": {"endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:5558"}}'

@@ -25,7 +25,7 @@ from prfaas.gateway.upstream_errors import (
     error_status,
     refusal,
 )
-from prfaas.gateway.usage import answer_tokens, tokens_told
+from prfaas.gateway.usage import counts_in, counts_told
 
 _LONGEST_OPENING = 64 * 1024 * 1024
 """Bytes of events before the first of the model: each says the request again."""
@@ -65,9 +65,10 @@ async def relay(
         content = await _read(engine, answer)
         _check(engine, answer, content)
         on_first_token()
-        tokens = await answer_tokens(content, most_tokens)  # Before it is over for its tenant.
+        counts = await counts_in(content, most_tokens)  # Before it is over for its tenant.
+        response.prompt_told = counts.prompt
         await response.give(EngineAnswer(answer.status, kind, content))
-        return tokens
+        return counts.answer
     finally:
         answer.close()
 
@@ -161,7 +162,9 @@ async def _pass_on(
     while events and not stream.torn:
         marks = events if b"\r" not in events else events.replace(b"\r\n", b"\n")
         count += dialect.tokens_in(marks)
-        told = max(told, tokens_told(marks))
+        counts = counts_told(marks)
+        told = max(told, counts.answer or 0)
+        response.prompt_told = max(response.prompt_told, counts.prompt)
         done = done or dialect.is_done(marks)
         error = dialect.error_in(marks)
         if error is not None:

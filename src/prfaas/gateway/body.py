@@ -32,6 +32,8 @@ from prfaas.gateway.json_fields import (
 
 BYTES_PER_TOKEN = 4
 """Of a text, about."""
+LONGEST_UNSAID = 131_072
+"""Tokens of one answer, or prompt, of which nobody here knows how long it may be."""
 _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
@@ -128,6 +130,12 @@ class RequestBody:
     def tokens_of_text(self) -> int:
         """Of its prompts, where they are not tokenised here: as many as their text may have."""
         return max(1, len(self.raw) // BYTES_PER_TOKEN)
+
+    def tokens_beyond_text(self, told: int) -> int:
+        """How many of those that an engine says there are in its prompts, as of pictures, are more
+        than `tokens_of_text`."""
+        most = max(len(self.raw), LONGEST_UNSAID * self.prompts)
+        return max(0, min(told, most) - self.tokens_of_text)
 
     def take_turns(self) -> None:
         """Have engines not put it before other tenants' for its ``priority``, which is for its

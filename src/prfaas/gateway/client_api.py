@@ -20,6 +20,7 @@ from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.json_fields import model_named_in
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import EngineUnreachable, LocalFault
+from prfaas.gateway.usage import counts_in
 from prfaas.gateway.whole_answer import TENANT, WholeAnswer, json_answer
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -143,7 +144,11 @@ class ClientApi:
                 body = RequestBody("/v1/completions", raw)
                 self._claim(body, tenant)
                 use.take_tokens(body.tokens_of_text, 0)
-                return await self._ask_any(request, body.raw, body.model, tenant.name)
+                answer = await self._ask_any(request, body.raw, body.model, tenant.name)
+                if tenant.config.tokens_per_min is not None and isinstance(answer.body, bytes):
+                    told = (await counts_in(answer.body)).prompt
+                    use.told_tokens = body.tokens_beyond_text(told)
+                return answer
 
     async def _serving(self, model: str | None) -> Gateway:
         """Whose engines serve it; of what nobody serves the first's say so. Where several say so,

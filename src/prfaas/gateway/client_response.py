@@ -53,6 +53,8 @@ class ClientResponse:
         self._request, self._hides_usage = request, hides_usage
         self._facts = facts
         self._dialect = dialect_of(facts.endpoint)
+        self.prompt_told = 0
+        """How many tokens its engine says that the prompt has; 0: it has not said."""
         self._out: web.StreamResponse | None = None
         self._begun = False
         self._opening = asyncio.Lock()

@@ -14,7 +14,7 @@ from aiohttp import web
 from prfaas.core.handoff import TRACEPARENT, RequestContext
 from prfaas.gateway.api_errors import ApiError, GatewayBug, TooManyRequests
 from prfaas.gateway.attempt_tasks import AttemptTasks
-from prfaas.gateway.body import RequestBody
+from prfaas.gateway.body import LONGEST_UNSAID, RequestBody
 from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.prompts import Prompt
@@ -22,8 +22,6 @@ from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_UNSAID = 131_072
-"""Tokens of one answer, where nobody has said how long it may be."""
 _COMMENTS = "keepalive"
 
 _PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
@@ -110,11 +108,19 @@ class Exchange:
         return counted or body.tokens_of_text, answers
 
     @property
+    def prompt_uncounted(self) -> int:
+        """How many tokens its engine has found in a prompt that was not tokenised here, pictures
+        among it, beyond those that were counted."""
+        if self.prompt.token_ids is not None:
+            return 0
+        return self.body.tokens_beyond_text(self.response.prompt_told)
+
+    @property
     def longest_answers(self) -> int:
         """How many tokens all answers together may have, whatever an engine says."""
         prompt, body = self.prompt, self.body
         if prompt.token_ids is None and body.max_tokens is None:
-            return _LONGEST_UNSAID * body.choices * body.prompts
+            return LONGEST_UNSAID * body.choices * body.prompts
         return self.tokens()[1]
 
     def elapsed_s(self) -> float:

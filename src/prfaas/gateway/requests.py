@@ -180,7 +180,7 @@ class RequestFlow:
             await self._see_through(exchange)
             return await exchange.response.done
         finally:
-            use.answer_tokens = exchange.facts.answer_tokens or 0
+            use.told_tokens = (exchange.facts.answer_tokens or 0) + exchange.prompt_uncounted
             self._live.discard(exchange)
             self._count()
             self._ended(exchange, trace)

@@ -30,8 +30,8 @@ class Use:
 
     def __init__(self, tenant: Tenant, began: float) -> None:
         self.tenant = tenant
-        self.answer_tokens = 0
-        """How many its answers have, once that is known."""
+        self.told_tokens = 0
+        """How many its answers have, once that is known; and its prompt, beyond those taken."""
         self._began = began
         self._tokens = 0
 
@@ -42,7 +42,7 @@ class Use:
 
     def end(self) -> None:
         """The request is over."""
-        self.tenant.end(self._tokens, self.answer_tokens, self._began)
+        self.tenant.end(self._tokens, self.told_tokens, self._began)
 
 
 class Tenant:
@@ -141,15 +141,15 @@ class Tenant:
             self._tokens.take(prompt, now)
         self.inflight_tokens += prompt + answer
 
-    def end(self, tokens: int, answer_tokens: int, began: float) -> None:
+    def end(self, tokens: int, told_tokens: int, began: float) -> None:
         """A request is over that had taken so many tokens."""
         now = self._clock()
         self.inflight -= 1
         self.inflight_tokens -= tokens
         if tokens:  # One that was refused, or only asked what there is, took no time.
             self.takes_s += _NEWEST_COUNTS * (now - began - self.takes_s)
-        if self._tokens is not None and answer_tokens:
-            self._tokens.take(answer_tokens, now)
+        if self._tokens is not None and told_tokens:
+            self._tokens.take(told_tokens, now)
 
     def _until_one_ends(self) -> float:
         """Seconds, by what they have taken so far, about."""

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,6 +38,24 @@ _CACHE_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 class _Usage(msgspec.Struct):
     completion_tokens: int | None = None
     output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+    def counts(self) -> Counts:
+        """In any of the APIs; Anthropic's ``input_tokens`` are those that were not cached."""
+        answer = self.completion_tokens or self.output_tokens
+        cached = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
+        prompt = (self.prompt_tokens or self.input_tokens or 0) + cached
+        return Counts(None if answer is None else max(answer, 0), max(prompt, 0))
+
+
+class Counts(NamedTuple):
+    """Tokens, as an engine says. ``answer``: None where it says nothing of that."""
+
+    answer: int | None
+    prompt: int = 0
 
 
 class _Answer(msgspec.Struct):
@@ -71,34 +89,34 @@ async def without_cached_tokens_in_turns(content: bytes, *, message: bool) -> by
     return await asyncio.to_thread(b"".join, parts)
 
 
-async def answer_tokens(content: bytes, most: int = 0) -> int | None:
+async def counts_in(content: bytes, most: int = 0) -> Counts:
     """What an answer that is complete says of its length; no more than could be in it, or than it
-    may have (``most``), not all of which is shown: that is counted against its tenant. None where
-    it says nothing."""
+    may have (``most``), not all of which is shown: that is counted against its tenant."""
     usages: list[bytes] = []
     if len(content) > _READ_BYTES:
         async for piece in _pieces(content):
             usages += itertools.islice((m[1] for m in _USAGE.finditer(piece)), _MOST_USAGES + 1)
     if not 0 < len(usages) <= _MOST_USAGES:
-        found = [_tokens_in(content)]
+        found = [_counts_in(content)]
     else:
-        found = [_tokens_in(b'{"usage":%b}' % usage) for usage in usages]
-    known = [tokens for tokens in found if tokens is not None]
-    return min(max(known), max(most, len(content))) if known else None
+        found = [_counts_in(b'{"usage":%b}' % usage) for usage in usages]
+    told = _most(found)
+    if told.answer is None:
+        return told
+    return told._replace(answer=min(told.answer, max(most, len(content))))
 
 
-def tokens_told(events: bytes) -> int:
-    """How long the answer is, by what these events of its stream tell of its usage; 0 where they
-    tell nothing. Events may be fewer than tokens: of reasoning that is not to be shown, or of a
-    call of a tool, there are none, and what waits to be sent is told at once."""
-    told = 0
-    for found in _EVENT.finditer(events) if b'"usage":{' in events else ():
+def counts_told(events: bytes) -> Counts:
+    """The same of events of a stream. They may be fewer than tokens: of reasoning that is not to be
+    shown, or of a call of a tool, there are none, and what waits to be sent is told at once."""
+    found = list[Counts]()
+    for event in _EVENT.finditer(events) if b'"usage":{' in events else ():
         with suppress(*UNREADABLE):
-            event = msgspec.json.decode(found[1], type=_Event)
-            usage = event.usage if event.response is None else event.response.usage
+            read = msgspec.json.decode(event[1], type=_Event)
+            usage = read.usage if read.response is None else read.response.usage
             if usage is not None:
-                told = max(told, usage.completion_tokens or usage.output_tokens or 0)
-    return told
+                found.append(usage.counts())
+    return _most(found)
 
 
 def without_last_usage(events: bytes) -> bytes:
@@ -106,13 +124,16 @@ def without_last_usage(events: bytes) -> bytes:
     return _LAST_USAGE.sub(b"", events) if b'"choices":[]' in events else events
 
 
-def _tokens_in(content: bytes) -> int | None:
+def _counts_in(content: bytes) -> Counts:
     try:
-        usage = msgspec.json.decode(content, type=_Answer).usage
+        return msgspec.json.decode(content, type=_Answer).usage.counts()
     except UNREADABLE:
-        return None
-    tokens = usage.completion_tokens or usage.output_tokens
-    return None if tokens is None else max(tokens, 0)
+        return Counts(None)
+
+
+def _most(found: list[Counts]) -> Counts:
+    answers = [each.answer for each in found if each.answer is not None]
+    return Counts(max(answers, default=None), max((each.prompt for each in found), default=0))
 
 
 def before_counts(here: bytes) -> int:

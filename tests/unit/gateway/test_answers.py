@@ -152,17 +152,27 @@ def test_an_event_with_but_the_usage_is_no_token() -> None:
     "event",
     [
         {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 70}},
-        {"choices": [{"index": 0, "text": ""}], "usage": {"completion_tokens": 70}},
-        {"type": "message_delta", "delta": {}, "usage": {"input_tokens": 3, "output_tokens": 70}},
-        {"type": "response.completed", "response": {"id": "r", "usage": {"output_tokens": 70}}},
+        {
+            "choices": [{"index": 0, "text": ""}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 70},
+        },
+        {
+            "type": "message_delta",
+            "usage": {"input_tokens": 1, "cache_read_input_tokens": 2, "output_tokens": 70},
+        },
+        {
+            "type": "response.completed",
+            "response": {"id": "r", "usage": {"input_tokens": 3, "output_tokens": 70}},
+        },
     ],
 )
 def test_a_stream_tells_its_usage_in_each_api(event: dict[str, Any]) -> None:
     told = b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
     said = {"choices": [{"index": 0, "text": told.decode() + '"usage":{"completion_tokens":9}'}]}
     text = b"data: " + json.dumps(said, separators=(",", ":")).encode() + b"\n\n"
-    assert usage.tokens_told(text) == 0
-    assert usage.tokens_told(text + told) == usage.tokens_told(told.replace(b"\n", b"\r\n")) == 70
+    assert usage.counts_told(text) == (None, 0)
+    for events in (text + told, told.replace(b"\n", b"\r\n")):
+        assert usage.counts_told(events) == (70, 3)
     alone = event.get("choices") == []
     assert usage.without_last_usage(text + told + DONE) == text + (b"" if alone else told) + DONE
 
@@ -214,7 +224,7 @@ async def test_what_came_before_the_first_token_goes_out_in_pieces_and_is_let_go
 
     pieces = [begun, begun, token]
     stream = SimpleNamespace(next=following, torn=False, whole=True)
-    response = SimpleNamespace(write=write, finish=write, succeed=bool)
+    response = SimpleNamespace(write=write, finish=write, succeed=bool, prompt_told=0)
     dialect, engine = dialect_of("/v1/responses"), SimpleNamespace(name="e")
     count = await answers._pass_on(engine, stream, pieces, dialect, response, 0)  # type: ignore[arg-type]
     assert (count, passed) == (1, [begun, begun, token, over])
@@ -228,7 +238,7 @@ async def test_no_answer_counts_as_more_tokens_than_bytes(
     monkeypatch.setattr(usage, "_PIECE_BYTES", 90)
     monkeypatch.setattr(usage, "_READ_BYTES", 90 if large else 100)
     content = b'{"usage":{"completion_tokens":%d},"text":"' % told
-    assert await usage.answer_tokens(content.ljust(98, b"a") + b'"}') == counted
+    assert (await usage.counts_in(content.ljust(98, b"a") + b'"}')).answer == counted
 
 
 @pytest.mark.parametrize("fields", [b"%b,%b", b"%b,%b,%b"], ids=["at the end", "in the middle"])
@@ -256,7 +266,7 @@ async def test_others_have_turns_while_a_large_answer_is_looked_at(
     monkeypatch.setattr(usage, "without_cached_tokens", looked_at)
     monkeypatch.setattr(usage, "_READ_BYTES", 1024 * 1024)
     others = asyncio.ensure_future(other())
-    assert await usage.answer_tokens(content) == 7
+    assert (await usage.counts_in(content)).answer == 7
     assert turns >= 10
     told = await usage.without_cached_tokens_in_turns(content, message=False)
     assert told == plainly(content, message=False)

@@ -226,7 +226,7 @@ async def test_tokens_are_counted_whatever_a_request_says_again(
     monkeypatch.setattr(usage, "_READ_BYTES", 1000)
     tools = b",".join([b'{"usage":{"output_tokens":900}}'] * 1000)
     content = b'{"tools":[%b],"usage":{"output_tokens":7}}' % tools
-    assert await usage.answer_tokens(content) == 7
+    assert (await usage.counts_in(content)).answer == 7
 
 
 def test_what_is_too_long_for_usage_is_none() -> None:

@@ -129,7 +129,7 @@ def test_tokens_of_prompts_and_of_answers_are_counted() -> None:
     (acme,) = tenants(one(tokens_per_min=600), clock=clock)
     use = acme.begin()
     use.take_tokens(500, 1000)
-    use.answer_tokens = 200
+    use.told_tokens = 200
     use.end()
     with pytest.raises(TooManyRequests, match="600 tokens a minute") as refused:
         acme.begin().take_tokens(20, 1)
