@@ -10,8 +10,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from prfaas.core.deployment import parse_deployment
+from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.gateway.rereading import take_over
 from prfaas.testing.asking import SHORT, answer_to, ask
 from prfaas.testing.gateway_process import gateway_process
 from prfaas.testing.mock_deployment import MockDeployment, until
@@ -149,6 +150,25 @@ async def test_keys_are_exchanged() -> None:
         become(mock, mock.deployment_text().replace('["old"]', '["new"]'))
         assert (await ask(client, key="old"))[0].status == 401
         assert (await ask(client, key="new"))[0].status == 200
+
+
+async def test_keys_are_exchanged_while_the_file_is_refused(tmp_path: Path) -> None:
+    """Somebody has left a fault in it; then a key leaks."""
+    keys = tmp_path / "keys"
+    keys.write_text("old\nother\n")
+    mock = MockDeployment(gateway=f'  api_keys_file: "{keys}"')
+
+    def refused() -> Deployment:
+        raise ConfigError("unknown key 'nonsense'")
+
+    async with mock.running() as client:
+        await mock.ready()
+        assert (await ask(client, key="old"))[0].status == 200
+        keys.write_text("other\n")
+        with pytest.raises(ConfigError, match="nonsense"):
+            take_over(mock.gateway, refused, source="x")
+        assert (await ask(client, key="old"))[0].status == 401
+        assert (await ask(client, key="other"))[0].status == 200
 
 
 @pytest.mark.slow

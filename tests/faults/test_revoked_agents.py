@@ -12,10 +12,12 @@ from tests.faults.test_carried import Engine, certificates, make_deployment
 
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
-from prfaas.core.errors import LinkError
+from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError, LinkError
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http_answer import Timeouts
+from prfaas.gateway.rereading import take_over
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS
 from prfaas.kv_events.wire import Stopped
 from prfaas.launch.addresses import free_address
@@ -103,4 +105,22 @@ async def test_what_was_asked_of_an_agent_ends_when_it_is_revoked(
         gateway.become(gateway.deployment, source="test")
         await asyncio.wait_for(asked, 30)
         assert "CN=a ended: its certificate is revoked" in caplog.text
+        await until(lambda: not gateway.fleet.up)
+
+
+async def test_an_agent_is_revoked_while_the_deployment_file_is_refused(
+    followed: tuple[Gateway, Engine], tmp_path: Path
+) -> None:
+    """And where the gateway's own certificate and key are just being exchanged."""
+    gateway, server = followed
+
+    def refused() -> Deployment:
+        raise ConfigError("unknown key 'nonsense'")
+
+    async with asking(gateway, server) as asked:
+        issue(tmp_path / "certs", "gateway").key.write_text("half of a key")
+        revoke(tmp_path / "certs", "a")
+        with pytest.raises(ConfigError, match="nonsense"):
+            take_over(gateway, refused, source="test")
+        await asyncio.wait_for(asked, 30)
         await until(lambda: not gateway.fleet.up)

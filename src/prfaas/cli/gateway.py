@@ -23,6 +23,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import check_apart, resolve
 from prfaas.gateway.gateway import Gateway
+from prfaas.gateway.rereading import take_over
 from prfaas.gateway.server import Service, serve
 from prfaas.gateway.tracing import make_tracing
 from prfaas.process.freed_memory import giving_back_freed
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         def reloading(gateway: Gateway) -> Reloading:
             return Reloading(
                 file,
-                lambda: gateway.become(read(), source=str(file)),
+                lambda: take_over(gateway, read, source=str(file)),
                 asked=told,
                 beside=lambda: [Path(file) for file in gateway.deployment.secret_files],
                 on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),

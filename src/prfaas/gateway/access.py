@@ -14,6 +14,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from prfaas.core.deployment import Deployment, FrontTlsConfig, GatewayConfig, TlsConfig
+from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.credentials import NONE, Credentials, read_credentials
@@ -118,12 +119,43 @@ class Access:
         self._tell(read)
         self._show(read)
 
+    def take_files(self, deployment: Deployment) -> None:
+        """Go by the key files, certificates and lists of the deployment that is served as they are
+        now, each as far as it can be read: for a new deployment file that is refused. A key that
+        was taken away, or a certificate that was revoked, does not wait until that is mended."""
+        config, cannot = deployment.gateway, (ConfigError, OSError)
+        with suppress(*cannot):
+            self.tenants.take(read_tenants(config))
+        with suppress(*cannot):
+            self.operators.replace(config.operators.read())
+        with suppress(*cannot):
+            if config.agent_tls is not None:
+                self._trust(read_authorities(files_in(config.agent_tls)))
+        with suppress(*cannot):
+            agents = agent_contexts(deployment)
+            self._show_these(read_credentials(deployment, agents), agents)
+        for shown, files, minimum in (
+            (self.tls, config.tls, ssl.TLSVersion.TLSv1_2),
+            (self.admin_tls, config.admin_shows, ssl.TLSVersion.TLSv1_3),
+        ):
+            with suppress(*cannot):
+                if shown is not None and (context := _shown(files, minimum)) is not None:
+                    shown.context = context
+
     def _show(self, read: ReadAccess) -> None:
-        self._engines, self._agents = read.engines, read.agents
-        for context in read.agents.values():
-            context.opened = self._opened
+        self._show_these(read.engines, read.agents)
         if read.authorities is not None:
-            self._trusted.take(read.authorities)
+            self._trust(read.authorities)
+
+    def _show_these(self, engines: dict[str, Credentials], agents: dict[str, PeerContext]) -> None:
+        self._engines, self._agents = engines, agents
+        for context in agents.values():
+            context.opened = self._opened
+
+    def _trust(self, found: Authorities) -> None:
+        self._trusted.take(found)
+        for context in self._agents.values():
+            context.trusted.take(found)
 
     def _tell(self, read: ReadAccess) -> None:
         self._expiries, self._lack = read.expiries, read.lack

@@ -55,7 +55,11 @@ class Reloading:
             except TimeoutError:
                 pass
             stamp = self._stamps()
-            changed = stamp[self._path] is not None and stamp != self._read
+            changed = any(
+                now != self._read.get(path)
+                for path, now in stamp.items()
+                if path != self._path or now is not None
+            )
             if self._asked.is_set() or (changed and stamp == last):
                 self._asked.clear()
                 self._take_it()

@@ -57,3 +57,29 @@ async def test_a_changed_file_is_read_once_and_a_bad_one_refused(
     running.cancel()
     assert watched.taken == ["one", "two", "three", "three"]
     assert watched.ends.empty()
+
+
+async def test_what_it_names_is_read_while_the_file_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prfaas.process.reloading._LOOK_S", 0.01)
+    path, keys, ends = tmp_path / "file", tmp_path / "keys", asyncio.Queue[str]()
+    path.write_text("one")
+    keys.write_text("a-key")
+    reloading = Reloading(
+        path,
+        lambda: None,
+        asked=asyncio.Event(),
+        beside=lambda: [keys],
+        on_end=ends.put_nowait,
+    )
+    running = asyncio.create_task(reloading.run())
+    path.unlink()
+    await asyncio.sleep(0.1)
+    assert ends.empty()
+    keys.write_text("another-key")
+    async with asyncio.timeout(60):
+        assert await ends.get() == "taken"
+    await asyncio.sleep(0.1)
+    assert ends.empty()
+    running.cancel()
