@@ -231,6 +231,29 @@ def test_files_that_cannot_be_used_change_nothing(tmp_path: Path) -> None:
         live.read(TlsFiles(*_paths(issue(tmp_path, "west")), tmp_path / "none.pem"))
 
 
+def test_who_is_revoked_gets_out_also_while_our_own_certificate_cannot_be_used(
+    agents: Agents, tmp_path: Path
+) -> None:
+    """It is just being exchanged, and its key has not come."""
+    create_authority(tmp_path)
+    west_files, east_files, other = (issue(tmp_path, n) for n in ("west", "east", "other"))
+    east_files, other = put(east_files, tmp_path / "e"), put(other, tmp_path / "o")
+    west = agents.open("west", TlsFiles(*_paths(west_files), renew_list(tmp_path)))
+    east, another = (
+        agents.open(n, f, to=west) for n, f in (("east", east_files), ("other", other))
+    )
+    assert agents.send(east, WAIT_S) == agents.send(another, WAIT_S) == "complete"
+    revoke(tmp_path, "east")
+    issue(tmp_path, "west").key.write_text("half of a k")
+    assert west.tls is not None
+    with pytest.raises(ConfigError, match="not a certificate and its key"):
+        west.tls.read(west.tls.files)
+    [said] = west.tls.end_untrusted(now=time.time())
+    assert "CN=east ended: its certificate is revoked" in said
+    assert agents.send(east, 1.5) != "complete"
+    assert agents.send(another, WAIT_S) == "complete"
+
+
 def test_what_expires_is_warned_of_thirty_days_ahead(tmp_path: Path) -> None:
     create_authority(tmp_path)
     live = LiveTls(issue(tmp_path, "west", days=40))

@@ -30,7 +30,13 @@ from prfaas.tls.expiry import Expiry, certificate_expiry, expiring
 from prfaas.tls.files import files_in
 from prfaas.tls.front import FrontTls, front_context
 from prfaas.tls.live import expiries_of
-from prfaas.tls.trusted import Authorities, OpenTransports, Trusted, read_authorities
+from prfaas.tls.trusted import (
+    Authorities,
+    OpenTransports,
+    Trusted,
+    read_authorities,
+    read_revoked,
+)
 from prfaas.tls.unlisted import Lack, lists_lacking
 
 logger = logging.getLogger(__name__)
@@ -128,12 +134,17 @@ class Access:
             self.tenants.take(read_tenants(config))
         with suppress(*cannot):
             self.operators.replace(config.operators.read())
+        own = None if config.agent_tls is None else files_in(config.agent_tls)
         with suppress(*cannot):
-            if config.agent_tls is not None:
-                self._trust(read_authorities(files_in(config.agent_tls)))
+            revoked = frozenset() if own is None else read_revoked(own)
+            for trusted in (self._trusted, *(a.trusted for a in self._agents.values())):
+                trusted.revoke(revoked)
         with suppress(*cannot):
             agents = agent_contexts(deployment)
-            self._show_these(read_credentials(deployment, agents), agents)
+            engines = read_credentials(deployment, agents)
+            if own is not None:
+                self._trusted.take(read_authorities(own))
+            self._show_these(engines, agents)
         for shown, files, minimum in (
             (self.tls, config.tls, ssl.TLSVersion.TLSv1_2),
             (self.admin_tls, config.admin_shows, ssl.TLSVersion.TLSv1_3),
@@ -145,17 +156,12 @@ class Access:
     def _show(self, read: ReadAccess) -> None:
         self._show_these(read.engines, read.agents)
         if read.authorities is not None:
-            self._trust(read.authorities)
+            self._trusted.take(read.authorities)
 
     def _show_these(self, engines: dict[str, Credentials], agents: dict[str, PeerContext]) -> None:
         self._engines, self._agents = engines, agents
         for context in agents.values():
             context.opened = self._opened
-
-    def _trust(self, found: Authorities) -> None:
-        self._trusted.take(found)
-        for context in self._agents.values():
-            context.trusted.take(found)
 
     def _tell(self, read: ReadAccess) -> None:
         self._expiries, self._lack = read.expiries, read.lack

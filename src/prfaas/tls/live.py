@@ -10,11 +10,18 @@ import time
 import weakref
 from pathlib import Path
 
-from prfaas.core.errors import PeerError
+from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.context import check_identity, client_context, server_context
 from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry
 from prfaas.tls.files import TlsFiles
-from prfaas.tls.trusted import Shown, Trusted, name_in, read_authorities, shown_by
+from prfaas.tls.trusted import (
+    Shown,
+    Trusted,
+    name_in,
+    read_authorities,
+    read_revoked,
+    shown_by,
+)
 from prfaas.tls.unlisted import lists_lacking
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -35,11 +42,18 @@ class LiveTls:
         self.read(files)
 
     def read(self, files: TlsFiles) -> None:
-        """Use the files as they are now. Raises ConfigError, having changed nothing. Connections
-        that are open stay so until `end_untrusted`."""
+        """Use the files as they are now. Connections that are open stay so until `end_untrusted`.
+        Raises ConfigError, having changed nothing but who is revoked: that does not wait until
+        somebody has mended our own certificate."""
         stamp = stamp_of(files)
-        server, client = server_context(files), client_context(files)
-        expiries, lack, found = expiries_of(files), lists_lacking(files), read_authorities(files)
+        try:
+            server, client = server_context(files), client_context(files)
+            expiries, lack = expiries_of(files), lists_lacking(files)
+            found = read_authorities(files)
+        except ConfigError:
+            with contextlib.suppress(ConfigError):
+                self.version += self.trusted.revoke(read_revoked(files))
+            raise
         self.expiries, self.lack = expiries, lack
         self.trusted.take(found)
         self.server, self.client, self.files, self._stamp = server, client, files, stamp

@@ -19,21 +19,30 @@ Shown = tuple[x509.Certificate, ...]
 """What the other end of a connection was believed by: its certificate, then each one's issuer."""
 
 
+Revoked = frozenset[tuple[x509.Name, int]]
+"""Issuer and number of each certificate."""
+
+
 class Authorities(NamedTuple):
-    """What files say of it: authorities, and each revoked certificate's issuer and number."""
+    """What files say of it."""
 
     trusted: frozenset[x509.Certificate]
-    revoked: frozenset[tuple[x509.Name, int]]
+    revoked: Revoked
+
+
+def read_revoked(files: TlsFiles) -> Revoked:
+    """Of all lists. Raises ConfigError naming the file that cannot be used."""
+    lists = [] if files.crl is None else read_lists(files.crl)
+    return frozenset((each.issuer, one.serial_number) for each in lists for one in each)
 
 
 def read_authorities(files: TlsFiles) -> Authorities:
     """Raises ConfigError naming the file that cannot be used."""
-    lists = [] if files.crl is None else read_lists(files.crl)
+    revoked = read_revoked(files)
     try:
         trusted = x509.load_pem_x509_certificates(files.ca.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{files.ca}: not a CA certificate in PEM: {error}") from error
-    revoked = frozenset((each.issuer, one.serial_number) for each in lists for one in each)
     return Authorities(frozenset(trusted), revoked)
 
 
@@ -48,6 +57,12 @@ class Trusted:
         """Go by these from now on."""
         withdrawn = (self._withdrawn | self._found.trusted) - found.trusted
         self._withdrawn, self._found = withdrawn, found
+
+    def revoke(self, revoked: Revoked) -> bool:
+        """Trust these no more, and go on by all else; whether that changes anything."""
+        before, now = self._found.revoked, self._found.revoked | revoked
+        self._found = self._found._replace(revoked=now)
+        return now != before
 
     def why_not(self, shown: Shown, *, now: float) -> str | None:
         """Why a connection would not be made any more whose other end has shown these certificates;
