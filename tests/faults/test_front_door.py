@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import gzip
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -20,6 +22,7 @@ from prfaas.gateway.http import make_admin_app, make_app
 from prfaas.process import front_door, sparing
 from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import MockDeployment, until
+from prfaas.tls import key_updates
 from prfaas.tls.authority import create_authority, issue
 from prfaas.tls.front import FrontTls, front_context, trusting
 
@@ -211,6 +214,71 @@ async def test_tls_at_the_door_and_another_certificate_while_it_serves(tmp_path:
             old.maximum_version = ssl.TLSVersion.TLSv1_2
             async with client.get("/health", ssl=old) as response:
                 assert response.status == 200
+
+
+class _Rekeying:
+    """A TLS client whose keys can be changed, which Python has no words for."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._end = context.wrap_bio(self._in, self._out)
+
+    async def _until(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                found = step()
+                self._writer.write(self._out.read())
+                return found
+            except ssl.SSLWantReadError:
+                self._writer.write(self._out.read())
+                self._in.write(await self._reader.read(65536) or b"")
+                if self._reader.at_eof():
+                    raise ConnectionResetError from None
+
+    async def begin(self) -> None:
+        await self._until(self._end.do_handshake)
+
+    def change_keys(self, times: int) -> None:
+        # CPython's object: its head, the socket, and OpenSSL's own.
+        secured = (ctypes.c_void_p * 4).from_address(id(cast("Any", self._end)._sslobj))[3]
+        library = ctypes.CDLL(_ssl.__file__)
+        for _ in range(times):
+            assert library.SSL_key_update(ctypes.c_void_p(secured), 1) == 1
+            assert library.SSL_do_handshake(ctypes.c_void_p(secured)) == 1
+        self._writer.write(self._out.read())
+
+    async def end(self) -> None:
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def ask(self) -> bytes:
+        self._end.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        return bytes(await self._until(lambda: self._end.read(65536)))
+
+
+async def test_who_changes_keys_again_and_again_is_ended(tmp_path: Path) -> None:
+    """Of 16 MB of that, in one connection, a gateway answered nobody for five seconds."""
+    create_authority(tmp_path)
+    own = issue(tmp_path, "localhost")
+    mock = MockDeployment(keys=KEYS)
+    async with (
+        mock.running(),
+        open_door(mock, FrontTls(front_context(own.cert, own.key))) as url,
+    ):
+        port = int(url.rpartition(":")[2])
+        client = _Rekeying(*await asyncio.open_connection("localhost", port))
+        await client.begin()
+        client.change_keys(key_updates.MOST - 1)
+        assert (await client.ask()).startswith(b"HTTP/1.1 200")
+        client.change_keys(1)
+        with pytest.raises(ConnectionResetError):
+            await client.ask()
+        await client.end()
 
 
 async def test_operators_have_an_address_of_their_own_if_asked_for() -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.taking_turns import TakingTurns, want
 from prfaas.process.turns import Turns
+from prfaas.tls.key_updates import watch
 
 CONNECT = b"CONNECT "
 Tunnel = Callable[
@@ -78,6 +79,9 @@ class StrangersHandler(TakingTurns):
         # Not for isinstance: uvloop's transports are asyncio's in all but their class.
         self._open = cast("asyncio.Transport", transport)
         self._entry.drop = self._open.abort
+        secured = self._open.get_extra_info("ssl_object")
+        if secured is not None:
+            watch(secured, self._open.abort)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prfaas.core.deployment import GatewayConfig
 from prfaas.core.errors import ConfigError
+from prfaas.tls.key_updates import tell_key_updates
 
 
 class FrontTls:
@@ -34,7 +35,7 @@ def front_context(
         raise ConfigError(
             f"{cert} and {key}: not a certificate and its key in PEM: {error}"
         ) from error
-    return context
+    return tell_key_updates(context)
 
 
 def trusting(ca: Path | None) -> ssl.SSLContext:
