@@ -6,12 +6,14 @@ certificate of the deployment's authority, and asks for what it may not.
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import aiohttp
 
@@ -142,3 +144,50 @@ DOORS: dict[str, Callable[[Path], AbstractAsyncContextManager[Door]]] = {
     "agent with TLS": lambda run: at_agent(run, tls=True),
     "agent with TLS, from another agent": lambda run: at_agent(run, tls=True, insider=True),
 }
+
+
+class Rekeying:
+    """A TLS client whose keys can be changed, which Python has no words for."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._reader, self._writer = reader, writer
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._end = context.wrap_bio(self._in, self._out)
+
+    async def _until(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                found = step()
+                self._writer.write(self._out.read())
+                return found
+            except ssl.SSLWantReadError:
+                self._writer.write(self._out.read())
+                self._in.write(await self._reader.read(65536) or b"")
+                if self._reader.at_eof():
+                    raise ConnectionResetError from None
+
+    async def begin(self) -> None:
+        await self._until(self._end.do_handshake)
+
+    def change_keys(self, times: int) -> None:
+        # CPython's object: its head, the socket, and OpenSSL's own.
+        secured = (ctypes.c_void_p * 4).from_address(id(cast("Any", self._end)._sslobj))[3]
+        library = ctypes.CDLL(_ssl.__file__)
+        for _ in range(times):
+            assert library.SSL_key_update(ctypes.c_void_p(secured), 1) == 1
+            assert library.SSL_do_handshake(ctypes.c_void_p(secured)) == 1
+        self._writer.write(self._out.read())
+
+    async def end(self) -> None:
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def ask(self) -> bytes:
+        self._end.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
+        return bytes(await self._until(lambda: self._end.read(65536)))

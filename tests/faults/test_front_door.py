@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import _ssl
 import asyncio
-import ctypes
 import gzip
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import pytest
+from tests.faults.doors import Rekeying
 
 from prfaas.gateway import event_stream
 from prfaas.gateway.http import make_admin_app, make_app
@@ -216,51 +215,6 @@ async def test_tls_at_the_door_and_another_certificate_while_it_serves(tmp_path:
                 assert response.status == 200
 
 
-class _Rekeying:
-    """A TLS client whose keys can be changed, which Python has no words for."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._end = context.wrap_bio(self._in, self._out)
-
-    async def _until(self, step: Callable[[], Any]) -> Any:
-        while True:
-            try:
-                found = step()
-                self._writer.write(self._out.read())
-                return found
-            except ssl.SSLWantReadError:
-                self._writer.write(self._out.read())
-                self._in.write(await self._reader.read(65536) or b"")
-                if self._reader.at_eof():
-                    raise ConnectionResetError from None
-
-    async def begin(self) -> None:
-        await self._until(self._end.do_handshake)
-
-    def change_keys(self, times: int) -> None:
-        # CPython's object: its head, the socket, and OpenSSL's own.
-        secured = (ctypes.c_void_p * 4).from_address(id(cast("Any", self._end)._sslobj))[3]
-        library = ctypes.CDLL(_ssl.__file__)
-        for _ in range(times):
-            assert library.SSL_key_update(ctypes.c_void_p(secured), 1) == 1
-            assert library.SSL_do_handshake(ctypes.c_void_p(secured)) == 1
-        self._writer.write(self._out.read())
-
-    async def end(self) -> None:
-        self._writer.close()
-        with suppress(ConnectionError):
-            await self._writer.wait_closed()
-
-    async def ask(self) -> bytes:
-        self._end.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
-        return bytes(await self._until(lambda: self._end.read(65536)))
-
-
 async def test_who_changes_keys_again_and_again_is_ended(tmp_path: Path) -> None:
     """Of 16 MB of that, in one connection, a gateway answered nobody for five seconds."""
     create_authority(tmp_path)
@@ -271,7 +225,9 @@ async def test_who_changes_keys_again_and_again_is_ended(tmp_path: Path) -> None
         open_door(mock, FrontTls(front_context(own.cert, own.key))) as url,
     ):
         port = int(url.rpartition(":")[2])
-        client = _Rekeying(*await asyncio.open_connection("localhost", port))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        client = Rekeying(context, *await asyncio.open_connection("localhost", port))
         await client.begin()
         client.change_keys(key_updates.MOST - 1)
         assert (await client.ask()).startswith(b"HTTP/1.1 200")

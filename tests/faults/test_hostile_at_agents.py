@@ -7,13 +7,22 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.faults.doors import SAYS, at_agent, certificates, healthy, running_agent, shows
+from tests.faults.doors import (
+    SAYS,
+    Rekeying,
+    at_agent,
+    certificates,
+    healthy,
+    running_agent,
+    shows,
+)
 
 from prfaas.agent import admin
 from prfaas.core.addresses import parse_url
 from prfaas.process import sparing
 from prfaas.process.sparing import Sparing
 from prfaas.testing.mock_deployment import until
+from prfaas.tls import key_updates
 
 
 async def test_thousands_at_an_agents_door_cost_a_bounded_number_of_descriptors(
@@ -57,6 +66,18 @@ async def test_another_agents_certificate_holds_no_connections(
             writer.transport.abort()
         await until(lambda: door.book.strangers == 0)
     assert "Traceback" not in caplog.text
+
+
+async def test_another_agent_that_changes_keys_again_and_again_is_ended(tmp_path: Path) -> None:
+    async with at_agent(tmp_path, tls=True, insider=True) as door:
+        assert door.tls is not None
+        client = Rekeying(door.tls, *await asyncio.open_connection(*door.address))
+        await client.begin()
+        client.change_keys(key_updates.MOST)
+        with pytest.raises(ConnectionResetError):
+            await client.ask()
+        await client.end()
+        await door.well()
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/engines"])

@@ -176,7 +176,7 @@ class Agent:
                 self.settings.admin,
                 what=f"agent {self.settings.name!r}: admin",
                 shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
-                tls=None if tls is None else lambda: tls.server,
+                tls=None if tls is None else lambda: tls.http_server,
                 book=self.connections,
                 tunnel=self.tunnels,
             )

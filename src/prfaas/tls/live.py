@@ -14,6 +14,7 @@ from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.context import check_identity, client_context, server_context
 from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.key_updates import tell_key_updates
 from prfaas.tls.trusted import (
     Shown,
     Trusted,
@@ -28,7 +29,7 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class LiveTls:
-    """What connections that begin now are made with. Thread-safe: both contexts are exchanged
+    """What connections that begin now are made with. Thread-safe: all contexts are exchanged
     whole. ``version`` grows with each reading. Raises ConfigError naming the file that cannot be
     used."""
 
@@ -48,6 +49,7 @@ class LiveTls:
         stamp = stamp_of(files)
         try:
             server, client = server_context(files), client_context(files)
+            http_server = tell_key_updates(server_context(files))
             expiries, lack = expiries_of(files), lists_lacking(files)
             found = read_authorities(files)
         except ConfigError:
@@ -57,6 +59,7 @@ class LiveTls:
         self.expiries, self.lack = expiries, lack
         self.trusted.take(found)
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
+        self.http_server = http_server
         self.version += 1
 
     def refuse_until_changed(self) -> None:
