@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -15,6 +16,9 @@ from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.strict import naming
 
 _NO = frozenset({"false", "f", "no", "n", "off", "0", "0.0"})
+_MEETING_OPTIONS = (("--data-parallel-address", "-dpa"), ("--master-addr",))
+_MEETING_VARIABLES = ("VLLM_DP_MASTER_IP",)
+_MEETING_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def check_borders(deployment: Deployment) -> None:
@@ -76,6 +80,12 @@ def _check_engine(engine: EngineConfig, agent: AgentConfig) -> None:
                     f"the engine listen on 127.0.0.1, where {_reached(agent)}, or speak https, or "
                     f"{_say_so(agent)}"
                 )
+    for meets in _meets_elsewhere(engine):
+        raise ConfigError(
+            f"{meets} would have its ranks meet, and speak in plaintext, where other machines "
+            "reach them; leave it out, so that they meet on the loopback of one machine, or "
+            f"{_say_so(agent)}"
+        )
     for key, endpoint in places:
         if endpoint is not None and is_heard_elsewhere(endpoint):
             raise ConfigError(
@@ -83,6 +93,22 @@ def _check_engine(engine: EngineConfig, agent: AgentConfig) -> None:
                 "plaintext; write kv_events: tcp://127.0.0.1:PORT at the engine, where "
                 f"{_reached(agent)}, or {_say_so(agent)}"
             )
+
+
+def _meets_elsewhere(engine: EngineConfig) -> Iterator[str]:
+    """What it says of where its ranks meet, that is not the loopback: there are their handshakes,
+    what they compute, and of one of several machines what each step is of, token ids among it."""
+    hosts = [(names[0], engine.option(*names)) for names in _MEETING_OPTIONS]
+    hosts += [(f"env: {name}", engine.env.get(name)) for name in _MEETING_VARIABLES]
+    for key, host in hosts:
+        if host is not None and not stays_here(host.strip("[]")):
+            yield f"{key} {host}"
+    for name in _MEETING_INTERFACES:
+        interface = engine.env.get(name, "lo")
+        if interface.removeprefix("=") != "lo":
+            yield f"env: {name} {interface}"
+    if (machines := engine.option("--nnodes", "-n")) not in (None, "1"):
+        yield f"--nnodes {machines}"
 
 
 def _published_by(engine: EngineConfig) -> tuple[str | None, ...]:

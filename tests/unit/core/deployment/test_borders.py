@@ -60,6 +60,9 @@ SHOWN = "agent_tls: {ca: ca.pem, cert: g.pem, key: g-key.pem}"
         deployment(gateway='listen: "0.0.0.0:8000", admin: ":9090", plaintext: true'),
         deployment(gateway=f'listen: "0.0.0.0:80", tls: {FRONT}, admin: "10.0.0.9:9", {SHOWN}'),
         deployment(engine='kv_events: "ipc:///run/d", url: "http://127.0.0.1:2"'),
+        deployment(engine='args: [--data-parallel-address, "127.0.0.1", --nnodes, "1"]'),
+        deployment(engine='env: {GLOO_SOCKET_IFNAME: lo, NCCL_SOCKET_IFNAME: "=lo"}'),
+        deployment(agent="plaintext: true", engine='args: [-dpa, "10.0.0.9"]'),
     ],
 )
 def test_what_stays_or_is_encrypted_or_says_so_is_fine(fine: Deployment) -> None:
@@ -153,6 +156,23 @@ def test_what_stays_or_is_encrypted_or_says_so_is_fine(fine: Deployment) -> None
                                  '{"enable_kv_cache_events": true, "hwm": 100k}']"""
             ),
             "where it publishes cannot be told, since it is no JSON object",
+        ),
+        *(
+            (deployment(agent=TLS, gateway=SHOWN, engine=where), f"engine 'd': {says} would have")
+            for where, says in (
+                (
+                    'args: [--data-parallel-address, "10.0.0.9"]',
+                    "--data-parallel-address 10.0.0.9",
+                ),
+                ('args: [-dpa, "0.0.0.0"]', "--data-parallel-address 0.0.0.0"),
+                ("args: [--data_parallel_addr=10.0.0.9]", "--data-parallel-address 10.0.0.9"),
+                ('args: ["--master-addr=h.example"]', "--master-addr h.example"),
+                ('args: [--nnodes, "2", --node-rank, "0"]', "--nnodes 2"),
+                ('args: [-n, "2"], url: "https://d.example"', "--nnodes 2"),
+                ("env: {VLLM_DP_MASTER_IP: 10.0.0.9}", "env: VLLM_DP_MASTER_IP 10.0.0.9"),
+                ("env: {GLOO_SOCKET_IFNAME: eth0}", "env: GLOO_SOCKET_IFNAME eth0"),
+                ('env: {NCCL_SOCKET_IFNAME: ""}', "env: NCCL_SOCKET_IFNAME "),
+            )
         ),
     ],
 )
