@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from prfaas.agent.arena import Arena
-from prfaas.core.errors import CallerError
+from prfaas.core.errors import CallerError, ConfigError
 from prfaas.link.api import OutgoingTransfer, Reception, Refusal, TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
@@ -276,6 +276,31 @@ def test_a_revoked_certificate_ends_what_workers_carry(pairs: list[Pair], tmp_pa
         lambda: pair.west.link.counters().turned_away.get("certificate"), "whom it turned away"
     )
     assert pair.west.workers.count == 1, "workers outlive whom they end connections with"
+
+
+def test_workers_outlive_a_certificate_that_is_being_exchanged(
+    pairs: list[Pair], tmp_path: Path
+) -> None:
+    """Its key has not come, and meanwhile somebody is revoked, who gets out all the same."""
+    security = _certificates(tmp_path)
+    files = files_of(tmp_path, "west")
+    listed = TlsFiles(files.ca, files.cert, files.key, authority.renew_list(tmp_path))
+    pair = Pair(lambda name: listed if name == "west" else security(name))
+    pairs.append(pair)
+    first, tls = pair.west.workers.pids(), pair.west.link.tls
+    assert tls is not None
+    key = files.key.read_bytes()
+    files.key.write_bytes(b"half of a key")
+    authority.revoke(tmp_path, "east")
+    with pytest.raises(ConfigError, match="not a certificate and its key"):
+        tls.read(listed)
+    wait_until(lambda: not pair.west.link.counters().incoming_connections, "the end of east's")
+    assert pair.west.workers.pids() == first
+    os.kill(first[0], signal.SIGKILL)
+    wait_until(lambda: not pair.west.workers.pids(), "its end")
+    files.key.write_bytes(key)
+    tls.read(listed)
+    wait_until(lambda: pair.west.workers.count == 1, "another in its place")
 
 
 def test_a_worker_that_cannot_read_the_certificates_ends(pairs: list[Pair], tmp_path: Path) -> None:

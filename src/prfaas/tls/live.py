@@ -34,8 +34,11 @@ class LiveTls:
     used."""
 
     version = 0
+    whole = False
+    """Whether all of ``files`` could be read as they were when they were looked at last."""
 
     def __init__(self, files: TlsFiles) -> None:
+        self.files = files
         self._lock = threading.Lock()
         self._open: weakref.WeakKeyDictionary[ssl.SSLSocket, Shown]
         self._open = weakref.WeakKeyDictionary()
@@ -53,14 +56,21 @@ class LiveTls:
             expiries, lack = expiries_of(files), lists_lacking(files)
             found = read_authorities(files)
         except ConfigError:
+            self.whole = self.whole and files != self.files
             with contextlib.suppress(ConfigError):
-                self.version += self.trusted.revoke(read_revoked(files))
+                self.revoke(files)
             raise
         self.expiries, self.lack = expiries, lack
         self.trusted.take(found)
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
         self.http_server = http_server
+        self.whole = True
         self.version += 1
+
+    def revoke(self, files: TlsFiles) -> None:
+        """Trust no more who is on the lists as they are now, and go on by all else. Raises
+        ConfigError naming the list that cannot be used."""
+        self.version += self.trusted.revoke(read_revoked(files))
 
     def refuse_until_changed(self) -> None:
         """The files as they are now cannot be used: do not look at them again."""

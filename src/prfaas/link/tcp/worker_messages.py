@@ -48,6 +48,8 @@ class Settings(Message, frozen=True):
     incarnation: int
     tls: tuple[str, str, str, str | None, str] | None
     """The fields of `TlsFiles`; None: plaintext."""
+    whole: bool
+    """Whether the agent could read all of these; else who is revoked is all that is new."""
     accept_from: tuple[str, ...] | None
     max_chunk_bytes: int
     max_pending_connections: int

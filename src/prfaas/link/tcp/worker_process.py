@@ -111,7 +111,10 @@ class Worker:
         files = _files(settings)
         if self.tls is not None and files is not None:
             try:
-                self.tls.read(files)
+                if settings.whole:
+                    self.tls.read(files)
+                else:
+                    self.tls.revoke(files)
             except ConfigError as error:
                 log.error("ends, since it cannot read the agent's certificates: %s", error)
                 os._exit(1)

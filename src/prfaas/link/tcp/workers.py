@@ -135,7 +135,7 @@ class Workers:
             load = self._meter.load(self._living(), self._moved_bytes(), now)
             if load is not None:
                 self._tuner.observe(load, now=now)
-        if now >= self._start_at:
+        if now >= self._start_at and self._can_read():
             self._scale(self._tuner.count)
         before, self._ready = self._ready, self.count
         if self._ready > before:
@@ -154,6 +154,10 @@ class Workers:
         for worker in workers:
             worker.stop()
         self._loop.close()
+
+    def _can_read(self) -> bool:
+        """Whether a worker that begins now could read the certificates."""
+        return self._tls is None or self._tls.whole
 
     def _living(self) -> list[Worker]:
         with self._lock:
@@ -214,6 +218,7 @@ class Workers:
             config.name,
             self._incarnation,
             None if files is None else _paths(files),
+            self._can_read(),
             None if accepted is None else tuple(sorted(accepted)),
             config.max_chunk_bytes,
             config.max_pending_connections,
