@@ -19,6 +19,7 @@ from cryptography import x509
 from prfaas.core.addresses import Address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.own_certificate import load_own
 from prfaas.tls.trusted import OpenTransports, Trusted, read_authorities, shown_by
 
 ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
@@ -131,12 +132,7 @@ def _context(context: ContextKind, files: TlsFiles) -> ContextKind:
     for path in (files.ca, files.cert, files.key):
         _must_be(path)
     _trusting(context, files)
-    try:
-        context.load_cert_chain(files.cert, files.key)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(
-            f"{files.cert} and {files.key}: not a certificate and its key in PEM: {error}"
-        ) from error
+    load_own(context, files.cert, files.key)
     return context
 
 

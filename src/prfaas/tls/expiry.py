@@ -55,6 +55,8 @@ def _expiry(crl: Path, found: x509.CertificateRevocationList) -> Expiry:
 
 def read_lists(crl: Path) -> list[x509.CertificateRevocationList]:
     """All of a file, as TLS reads them: one of each authority. Raises ConfigError."""
+    if not crl.is_file():  # To read a pipe would take as long as nobody writes.
+        raise ConfigError(f"{crl}: no such file; 'prfaas certs revoke' makes it")
     try:
         content = crl.read_bytes()
         return [x509.load_pem_x509_crl(one) for one in _LISTS.findall(content) or [content]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from prfaas.core.deployment import GatewayConfig
 from prfaas.core.errors import ConfigError
 from prfaas.tls.key_updates import tell_key_updates
+from prfaas.tls.own_certificate import load_own
 
 
 class FrontTls:
@@ -29,12 +30,7 @@ def front_context(
     for path in (cert, key):
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
-    try:
-        context.load_cert_chain(cert, key)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(
-            f"{cert} and {key}: not a certificate and its key in PEM: {error}"
-        ) from error
+    load_own(context, cert, key)
     return tell_key_updates(context)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls import authority
 from prfaas.tls.context import check_identity, client_context, identity, server_context
 from prfaas.tls.expiry import certificate_expiry
 from prfaas.tls.files import TlsFiles, files_of
+from prfaas.tls.live import LiveTls
 
 
 @contextmanager
@@ -63,6 +69,65 @@ def test_the_first_that_expires_of_a_chain_is_what_is_warned_of(tmp_path: Path) 
     chain.write_bytes(files.cert.read_bytes() + files.ca.read_bytes())
     assert certificate_expiry(chain).at == certificate_expiry(files.ca).at
     assert certificate_expiry(chain).at < certificate_expiry(files.cert).at
+
+
+_TAKES_A_TERMINAL = """
+import os, sys
+from pathlib import Path
+from prfaas.core.errors import ConfigError
+from prfaas.tls.front import front_context
+from prfaas.tls.context import client_context
+from prfaas.tls.files import files_of
+os.open(os.ttyname(0), os.O_RDWR)  # From now on OpenSSL finds it.
+files = files_of(Path(sys.argv[1]), "east")
+for read in (lambda: client_context(files), lambda: front_context(files.cert, files.key)):
+    try:
+        read()
+    except ConfigError as error:
+        print("refused:", "without a pass phrase" in str(error))
+"""
+
+
+def test_nobody_is_asked_for_the_pass_phrase_of_a_key(tmp_path: Path) -> None:
+    authority.create_authority(tmp_path)
+    files = authority.issue(tmp_path, "east")
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"a phrase"),
+        )
+    )
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TAKES_A_TERMINAL, str(tmp_path)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while b"pass phrase:" not in said and (more := os.read(ours, 4096)):
+            said += more
+    except OSError:  # So ends what a terminal says.
+        pass
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert said.split() == [b"refused:", b"True"] * 2
+
+
+def test_a_list_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    authority.create_authority(tmp_path)
+    live = LiveTls(authority.issue(tmp_path, "east"))
+    pipe = tmp_path / "crl.pem"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=r"crl.pem: no such file"):
+        live.read(TlsFiles(live.files.ca, live.files.cert, live.files.key, pipe))
 
 
 def test_missing_files_name_the_command(tmp_path: Path) -> None:
