@@ -13,6 +13,7 @@ import secrets
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -141,10 +142,13 @@ def revoke(directory: Path, owner: str, *, replaced: bool = False) -> Path:
 
 def renew_list(directory: Path, serials: frozenset[int] = frozenset()) -> Path:
     """Make the CA's revocation list anew, with these serial numbers on it as well; returns its
-    path. Raises ConfigError without a usable CA or list."""
+    path. Lists of other authorities in that file stay in it. Raises ConfigError without a usable CA
+    or list."""
     ca_key, ca = _authority(directory)
     crl = directory / CRL
-    known = [one for each in read_lists(crl) for one in each] if crl.exists() else []
+    lists = read_lists(crl) if crl.exists() else []
+    own = [each for each in lists if each.is_signature_valid(ca_key.public_key())]
+    known = [one for each in own for one in each]
     now = datetime.datetime.now(datetime.UTC)
     # Every CA that is made here has the same name: the key says whose list it is, where
     # certificates of two are let in.
@@ -163,7 +167,8 @@ def renew_list(directory: Path, serials: frozenset[int] = frozenset()) -> Path:
         revoked = x509.RevokedCertificateBuilder().serial_number(serial)
         builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
     made = builder.sign(ca_key, hashes.SHA256())
-    _write(crl, made.public_bytes(serialization.Encoding.PEM))
+    kept = [made, *(each for each in lists if each not in own)]
+    _write(crl, b"".join(each.public_bytes(serialization.Encoding.PEM) for each in kept))
     return crl
 
 
@@ -186,16 +191,27 @@ def _set_aside(cert: Path) -> None:
 def _authority(directory: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     try:
         key = serialization.load_pem_private_key((directory / CA_KEY).read_bytes(), None)
-        certificate = x509.load_pem_x509_certificate((directory / CA_CERT).read_bytes())
+        certificates = x509.load_pem_x509_certificates((directory / CA_CERT).read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(
             f"no CA in {directory} ({error.filename} is missing); make one with 'prfaas certs init'"
         ) from error
-    except ValueError as error:
+    except TypeError as error:
+        raise ConfigError(
+            f"{directory / CA_KEY} has a pass phrase; take it off while certificates are made, in "
+            "a directory that nobody else can read"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"the CA in {directory} cannot be read: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{directory / CA_KEY} is not an elliptic-curve key")
-    return key, certificate
+    for certificate in certificates:  # Beside it there may be that of an authority before it.
+        if certificate.public_key() == key.public_key():
+            return key, certificate
+    raise ConfigError(
+        f"{directory / CA_KEY} is the key of none of {directory / CA_CERT}: what it signs nobody "
+        "lets in"
+    )
 
 
 def _builder(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.tls import authority
+from prfaas.tls.expiry import read_lists
 
 
 def test_a_second_authority_in_one_directory_is_refused(tmp_path: Path) -> None:
@@ -45,6 +47,45 @@ def test_what_is_no_authority_is_named(tmp_path: Path) -> None:
         authority.issue(tmp_path, "east")
     with pytest.raises(CallerError, match="is no date; write fewer days"):
         authority.create_authority(tmp_path / "new", days=10**9)
+
+
+def test_a_key_that_cannot_sign_for_the_authority_is_named(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for place in (mine, other):
+        authority.create_authority(place)
+    (mine / "ca.pem").write_bytes((other / "ca.pem").read_bytes())
+    for make in (lambda: authority.issue(mine, "east"), lambda: authority.renew_list(mine)):
+        with pytest.raises(ConfigError, match="is the key of none of"):
+            make()
+    assert not (mine / "east.pem").exists()
+    assert not (mine / "crl.pem").exists()
+    key = serialization.load_pem_private_key((other / "ca-key.pem").read_bytes(), None)
+    kept = serialization.BestAvailableEncryption(b"a phrase")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, kept)
+    (other / "ca-key.pem").write_bytes(pem)
+    with pytest.raises(ConfigError, match=r"ca-key.pem has a pass phrase"):
+        authority.issue(other, "east")
+
+
+def test_an_authority_signs_beside_the_one_before_it(tmp_path: Path) -> None:
+    """As its certificate, and its list, lie in the files of all while it takes over."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for place in (old, new):
+        authority.create_authority(place)
+    authority.issue(old, "west")
+    authority.revoke(old, "west")
+    both = (old / "ca.pem").read_bytes() + (new / "ca.pem").read_bytes()
+    second = x509.load_pem_x509_certificates(both)[1]
+    (new / "ca.pem").write_bytes(both)
+    east = authority.issue(new, "east")
+    made = x509.load_pem_x509_certificate(east.cert.read_bytes())
+    made.verify_directly_issued_by(second)
+    (new / "crl.pem").write_bytes(
+        authority.renew_list(new).read_bytes() + (old / "crl.pem").read_bytes()
+    )
+    own, other = read_lists(authority.revoke(new, "east"))
+    assert [one.serial_number for one in own] == [made.serial_number]
+    assert [one.serial_number for one in other] == [_serial(old / "west.pem")]
 
 
 @pytest.mark.parametrize("name", ["ca", "CA", "crl", "ca-key", "east-key"])
