@@ -16,6 +16,7 @@ import msgspec
 
 from prfaas.core.addresses import parse_url, stays_here
 from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, GatewayConfig
+from prfaas.core.deployment.engine_args import is_named
 from prfaas.core.errors import ConfigError, EngineError
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_bytes
@@ -43,6 +44,8 @@ strangers who come some thousand times end the engine."""
 KEY_VARIABLE = "VLLM_API_KEY"
 """From where vLLM takes the key that it asks for."""
 _ASKS_FOR_THE_KEY = "prfaas.vllm_plugin.key_for_all.KeyForAll"
+_OTHER_SERVERS, _OTHER_FRONT_END = ("--grpc", "--grpc-port"), "VLLM_USE_RUST_FRONTEND"
+"""They run no middleware; gRPC speaks plaintext and asks for no key."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -126,6 +129,14 @@ def _check_https(deployment: Deployment, engine: EngineConfig) -> None:
                 f"it would listen in plaintext at {engine.url}; write args: [--ssl-certfile, FILE, "
                 "--ssl-keyfile, FILE]"
             )
+        others = [name for name in _OTHER_SERVERS if is_named(engine.args, [name])]
+        if engine.env.get(_OTHER_FRONT_END, "0") != "0":
+            others.append(f"env: {_OTHER_FRONT_END}")
+        if others:
+            raise ConfigError(
+                f"{others[0]}: what answers there asks for no key; leave it out where others reach "
+                "the engine"
+            )
         here = stays_here(parse_url(engine.url or "").host)
         if not (engine.keys or here or deployment.agent_of_engine(engine.name).plaintext):
             raise ConfigError(
@@ -184,7 +195,7 @@ def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> 
     if wants_traces(None):
         environment |= _traces(engine.name)
     if engine.keys:
-        environment[KEY_VARIABLE] = engine.keys.read()[0]
+        environment |= {KEY_VARIABLE: engine.keys.read()[0], _OTHER_FRONT_END: "0"}
     return environment | engine.env
 
 

@@ -181,7 +181,16 @@ def test_an_engine_at_https_speaks_it_and_has_a_key(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match=r"listen in plaintext at https://10\.0\.0\.5:8001"):
         engine_command(deployment, plain, vllm="cpu")
     speaks = msgspec.structs.replace(plain, args=("--ssl-certfile", "e.pem"))
-    assert engine_command(deployment, speaks, vllm="cpu")
+    environment = engine_command(deployment, speaks, vllm="cpu").environment
+    assert environment["VLLM_USE_RUST_FRONTEND"] == "0"  # Also where the supervisor has another.
+    for args, env, says in (
+        (("--grpc",), {}, "--grpc: what answers there asks for no key"),
+        (("--grpc-port=50051",), {}, "--grpc-port: what answers there"),
+        ((), {"VLLM_USE_RUST_FRONTEND": "1"}, "env: VLLM_USE_RUST_FRONTEND: what answers"),
+    ):
+        other = msgspec.structs.replace(speaks, args=(*speaks.args, *args), env=env)
+        with pytest.raises(ConfigError, match=says):
+            engine_command(deployment, other, vllm="cpu")
     open_to_all = msgspec.structs.replace(speaks, api_key_env=None)
     with pytest.raises(ConfigError, match="write api_key_file or api_key_env"):
         engine_command(deployment, open_to_all, vllm="cpu")
