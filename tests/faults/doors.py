@@ -147,7 +147,8 @@ DOORS: dict[str, Callable[[Path], AbstractAsyncContextManager[Door]]] = {
 
 
 class Rekeying:
-    """A TLS client whose keys can be changed, which Python has no words for."""
+    """A TLS client whose keys can be changed, which Python has no words for, and whose records are
+    as short as wanted."""
 
     def __init__(
         self,
@@ -183,6 +184,15 @@ class Rekeying:
             assert library.SSL_do_handshake(ctypes.c_void_p(secured)) == 1
         self._writer.write(self._out.read())
 
+    async def say(self, data: bytes, *, record_bytes: int) -> None:
+        for start in range(0, len(data), record_bytes):
+            self._end.write(data[start : start + record_bytes])
+        self._writer.write(self._out.read())
+        await self._writer.drain()
+
+    async def hear(self) -> bytes:
+        return bytes(await self._until(lambda: self._end.read(65536)))
+
     async def end(self) -> None:
         self._writer.close()
         with suppress(ConnectionError):
@@ -190,4 +200,4 @@ class Rekeying:
 
     async def ask(self) -> bytes:
         self._end.write(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n")
-        return bytes(await self._until(lambda: self._end.read(65536)))
+        return await self.hear()

@@ -20,8 +20,9 @@ from prfaas.gateway import event_stream
 from prfaas.gateway.http import make_admin_app, make_app
 from prfaas.process import front_door, sparing
 from prfaas.process.front_door import serving_strangers
+from prfaas.process.http_handler import StrangersHandler
 from prfaas.testing.mock_deployment import MockDeployment, until
-from prfaas.tls import key_updates
+from prfaas.tls import records
 from prfaas.tls.authority import create_authority, issue
 from prfaas.tls.front import FrontTls, front_context, trusting
 
@@ -215,10 +216,11 @@ async def test_tls_at_the_door_and_another_certificate_while_it_serves(tmp_path:
                 assert response.status == 200
 
 
-async def test_who_changes_keys_again_and_again_is_ended(tmp_path: Path) -> None:
-    """Of 16 MB of that, in one connection, a gateway answered nobody for five seconds."""
-    create_authority(tmp_path)
-    own = issue(tmp_path, "localhost")
+@asynccontextmanager
+async def beneath_http(at: Path) -> AsyncIterator[tuple[MockDeployment, Rekeying]]:
+    """A gateway with TLS, and a client that writes its records itself."""
+    create_authority(at)
+    own = issue(at, "localhost")
     mock = MockDeployment(keys=KEYS)
     async with (
         mock.running(),
@@ -229,12 +231,41 @@ async def test_who_changes_keys_again_and_again_is_ended(tmp_path: Path) -> None
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         client = Rekeying(context, *await asyncio.open_connection("localhost", port))
         await client.begin()
-        client.change_keys(key_updates.MOST - 1)
+        yield mock, client
+        await client.end()
+
+
+async def test_who_changes_keys_again_and_again_is_ended(tmp_path: Path) -> None:
+    """Of 16 MB of that, in one connection, a gateway answered nobody for five seconds."""
+    async with beneath_http(tmp_path) as (_, client):
+        client.change_keys(records.MOST - 1)
         assert (await client.ask()).startswith(b"HTTP/1.1 200")
         client.change_keys(1)
         with pytest.raises(ConnectionResetError):
             await client.ask()
-        await client.end()
+
+
+@pytest.mark.parametrize(("record_bytes", "slowed"), [(1, True), (1000, False)])
+async def test_records_of_a_byte_are_read_a_piece_at_a_time(
+    record_bytes: int, slowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 32 MB of them, the body of one tenant, a gateway answered nobody for seconds."""
+    pauses = 0
+    pause = StrangersHandler._pause_transport_reading
+
+    def paused(handler: StrangersHandler) -> None:
+        nonlocal pauses
+        pauses += 1
+        pause(handler)
+
+    monkeypatch.setattr(StrangersHandler, "_pause_transport_reading", paused)
+    body = json.dumps({"prompt": "x" * 4000, "max_tokens": 2}).encode()
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n"
+    async with beneath_http(tmp_path) as (_, client):
+        await client.say(f"{head}Authorization: Bearer secret\r\n\r\n".encode(), record_bytes=1000)
+        await client.say(body, record_bytes=record_bytes)
+        assert (await client.hear()).startswith(b"HTTP/1.1 200")
+        assert (pauses > 0) == slowed
 
 
 async def test_operators_have_an_address_of_their_own_if_asked_for() -> None:

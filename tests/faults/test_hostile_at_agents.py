@@ -22,7 +22,7 @@ from prfaas.core.addresses import parse_url
 from prfaas.process import sparing
 from prfaas.process.sparing import Sparing
 from prfaas.testing.mock_deployment import until
-from prfaas.tls import key_updates
+from prfaas.tls import records
 
 
 async def test_thousands_at_an_agents_door_cost_a_bounded_number_of_descriptors(
@@ -73,7 +73,7 @@ async def test_another_agent_that_changes_keys_again_and_again_is_ended(tmp_path
         assert door.tls is not None
         client = Rekeying(door.tls, *await asyncio.open_connection(*door.address))
         await client.begin()
-        client.change_keys(key_updates.MOST)
+        client.change_keys(records.MOST)
         with pytest.raises(ConnectionResetError):
             await client.ask()
         await client.end()

@@ -35,6 +35,7 @@ from prfaas.gateway.usage import (
 from prfaas.kv_events.sources import source_of
 from prfaas.process.connections import Connections
 from prfaas.process.http_handler import StrangersHandler, read_body
+from prfaas.process.lines import Lines
 from prfaas.process.turns import Turns
 
 _LOOP = asyncio.new_event_loop()
@@ -110,7 +111,9 @@ async def _at_door(rng: random.Random) -> None:
     book = Connections(most=4, stranger_s=1.0, idle_s=1.0)
     server = web.Server(_answer)
     entry = book.came("127.0.0.1", 0.0)
-    handler = StrangersHandler(server, book, entry, Turns(1.0), loop=_LOOP, access_log=None)
+    handler = StrangersHandler(
+        server, book, entry, Turns(1.0), Lines(1e9), loop=_LOOP, access_log=None
+    )
     transport = _Transport()
     handler.connection_made(cast("asyncio.Transport", transport))
     for piece in _in_pieces(rng, mutated(rng, b"".join(rng.choices(_HEADS, k=2)))):

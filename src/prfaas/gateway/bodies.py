@@ -12,6 +12,7 @@ from aiohttp import web
 from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.tenants import Tenant
 from prfaas.process.http_handler import received
+from prfaas.process.lines import Lines
 from prfaas.process.taking_turns import want
 from prfaas.process.turns import Turns
 
@@ -90,8 +91,8 @@ class Bodies:
         self._takes_s: dict[str | None, float] = {}
         """How long a tenant's bodies are held, about."""
         self._turns: dict[str | None, Turns] = {}
-        self._beside = _Lines(_BESIDE_BYTES_PER_S)
-        self._tight, self._large = _Lines(_TIGHT_BYTES_PER_S), _Lines(_READ_BYTES_PER_S)
+        self._beside = Lines(_BESIDE_BYTES_PER_S)
+        self._tight, self._large = Lines(_TIGHT_BYTES_PER_S), Lines(_READ_BYTES_PER_S)
 
     @asynccontextmanager
     async def reading(
@@ -172,24 +173,6 @@ class Bodies:
             self._held_by[whose] -= size
             if not self._held_by[whose]:
                 del self._held_by[whose]
-
-
-class _Lines:
-    """As if bytes came over one, each tenant's over its own."""
-
-    def __init__(self, bytes_per_s: float) -> None:
-        self._bytes_per_s = bytes_per_s
-        self._clear_at: dict[str, float] = {}
-        """By the event loop's clock."""
-
-    def comes_in_s(self, size: int, whose: str | None) -> float:
-        """After how long so many bytes more have come; of none, or fewer, at once."""
-        if size <= 0:
-            return 0.0
-        now, name = asyncio.get_running_loop().time(), whose or ""
-        at = max(now, self._clear_at.get(name, now)) + size / self._bytes_per_s
-        self._clear_at[name] = at
-        return at - now
 
 
 def name_apart(tenant: Tenant | None) -> str | None:

@@ -24,7 +24,8 @@ from prfaas.core.once_a_second import OnceASecond
 from prfaas.process.accepting import Accepting
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.descriptors import share_of_files
-from prfaas.process.http_handler import StrangersHandler, Tunnel
+from prfaas.process.http_handler import SMALL_RECORDS_PER_S, StrangersHandler, Tunnel
+from prfaas.process.lines import Lines
 from prfaas.process.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class _Door:
         self._opening: set[asyncio.Task[None]] = set()
         self._untouched: set[socket.socket] = set()
         """Accepted, and not yet the loop's."""
-        self._turns = Turns(_SHARE)
+        self._turns, self._records = Turns(_SHARE), Lines(SMALL_RECORDS_PER_S)
         self._lines = OnceASecond()
         self._said: dict[str, int] = {}
 
@@ -159,6 +160,7 @@ class _Door:
             self.book,
             entry,
             self._turns,
+            self._records,
             self._tunnel,
             loop=asyncio.get_running_loop(),
             access_log=None,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prfaas.core.deployment import GatewayConfig
 from prfaas.core.errors import ConfigError
-from prfaas.tls.key_updates import tell_key_updates
 from prfaas.tls.own_certificate import load_own
+from prfaas.tls.records import tell_records
 
 
 class FrontTls:
@@ -31,7 +31,7 @@ def front_context(
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
     load_own(context, cert, key)
-    return tell_key_updates(context)
+    return tell_records(context)
 
 
 def trusting(ca: Path | None) -> ssl.SSLContext:

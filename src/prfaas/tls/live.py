@@ -14,7 +14,7 @@ from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.context import check_identity, client_context, server_context
 from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry
 from prfaas.tls.files import TlsFiles
-from prfaas.tls.key_updates import tell_key_updates
+from prfaas.tls.records import tell_records
 from prfaas.tls.trusted import (
     Shown,
     Trusted,
@@ -52,7 +52,7 @@ class LiveTls:
         stamp = stamp_of(files)
         try:
             server, client = server_context(files), client_context(files)
-            http_server = tell_key_updates(server_context(files))
+            http_server = tell_records(server_context(files))
             expiries, lack = expiries_of(files), lists_lacking(files)
             found = read_authorities(files)
         except ConfigError:
