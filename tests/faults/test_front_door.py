@@ -129,6 +129,7 @@ RAW = {
     "two lengths": (b"Content-Length: 2\r\nContent-Length: 3", b"{}"),
     "length and chunks": (b"Content-Length: 2\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
     "negative length": (b"Content-Length: -1", b""),
+    "a length of 5,000 digits": (b"Content-Length: " + b"0" * 5000 + b"2", b"{}"),
     "bad chunk": (b"Transfer-Encoding: chunked", b"zz\r\n{}\r\n"),
     "long header": (b"X-A: " + b"a" * 9000, b""),
     "many headers": (b"\r\n".join(b"X-%d: a" % n for n in range(200)), b""),

@@ -96,6 +96,7 @@ _HEADS = (
     b"\r\nPOST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\nContent-Encoding: gzip\r\n\r\n"
     + gzip.compress(b"") * 2
     + b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: " + b"0" * 5000 + b"2\r\n\r\n{}",
     b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
 )

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiohttp import StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.web_protocol import _ErrInfo
 
 from prfaas.process.turns import Turns
 
@@ -18,6 +20,8 @@ _END = b"\r\n\r\n"
 _EMPTY = b"\r\n"
 _PIECE_BYTES = 8 * 1024
 """In chunks of a byte, packed, they take some 8 ms; in packed parts of nothing 1 ms."""
+_MOST_DIGITS = 64
+"""Of a length: nought before it is allowed, without end, and Python reads no more than 4,300."""
 _MOST_WAITING, _READ_ON_AT = 2, 1
 """Requests of a connection behind the one that is answered. Who has said so many without reading
 what it is told is not read from, so nor seen to leave, until one of them has its turn."""
@@ -113,6 +117,9 @@ class TakingTurns(web.RequestHandler):
         body = None if self._last is None or self.comes_head else self._last[1]
         self.take_apart(piece)
         if self._messages:
+            if _has_endless_length(self._messages[-1][0]):
+                error = BadHttpMessage("Content-Length has too many digits")
+                self._messages[-1] = _ErrInfo(400, error, error.message), EMPTY_PAYLOAD
             self._last = self._messages[-1]
             if not hasattr(self._last[0], "chunked"):  # It says what is wrong.
                 self._held.clear()
@@ -143,6 +150,11 @@ class TakingTurns(web.RequestHandler):
     def comes_head(self) -> bool:
         """Whether the next bytes are of a request's head."""
         return self._last is None or self._last[1].is_eof()
+
+
+def _has_endless_length(message: Any) -> bool:
+    length = None if isinstance(message, _ErrInfo) else message.headers.get("Content-Length")
+    return length is not None and len(length) > _MOST_DIGITS
 
 
 def want(request: web.BaseRequest, turns: Turns | None = None) -> None:
