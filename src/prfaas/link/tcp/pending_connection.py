@@ -23,6 +23,11 @@ from prfaas.link.tcp.channel import Carrier, Channel
 
 _TLS_HANDSHAKE = 0x16
 """The first byte of a TLS record that opens a connection (RFC 8446 section 5.1)."""
+_MOST_BYTES = 65536
+"""Of a handshake: certificates are a few thousand. OpenSSL reads as long as something comes, and of
+records of a byte it would for a tenth of a second and more, in which nobody else has a turn."""
+_CLIENT_HELLO, _HEADS = 1, 9
+"""What a handshake begins with (section 4), and how long its head and its record's are together."""
 _LINGER_BYTES = 65536
 """Thrown away at a time of what a refused connection still sends."""
 
@@ -53,7 +58,8 @@ class PendingConnection:
         self.lingering = False
         self._tls = tls
         self._channel: Channel | None = None
-        self._handshake_done = False
+        self._handshake_done = self._begun = self._is_torn = False
+        self._handshake_bytes = 0
         self._reader = FrameReader(max_chunk_bytes=1)
 
     @property
@@ -73,7 +79,10 @@ class PendingConnection:
         channel = self._channel
         if isinstance(channel.socket, ssl.SSLSocket) and not self._handshake_done:
             try:
+                self._look_at_handshake()
                 channel.socket.do_handshake()
+            except BlockingIOError:
+                return None
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return None
             self._handshake_done = True
@@ -113,6 +122,20 @@ class PendingConnection:
             raise TurnedAway("tls", "spoke TLS to an agent that is configured for plaintext")
         raise TurnedAway("unknown", "does not speak the KV link's protocol")
 
+    def _look_at_handshake(self) -> None:
+        """Raise TurnedAway where what has come is more, or in smaller pieces, than any peer says,
+        BlockingIOError where nothing has."""
+        seen = socket.socket.recv(self.socket, _MOST_BYTES, socket.MSG_PEEK)
+        self._handshake_bytes += len(seen)
+        if not self._begun:
+            self._begun, self._is_torn = True, not _begins_whole(seen)
+            if len(seen) < _HEADS:
+                return  # It may say no more.
+        if self._is_torn:
+            raise TurnedAway("handshake", "begins with less than a whole ClientHello in a record")
+        if self._handshake_bytes >= _MOST_BYTES:
+            raise TurnedAway("handshake", "its handshake is too long")
+
     def linger(self) -> bool:
         """Say no more and wait for the other side to close; False if the socket is closed already.
 
@@ -133,6 +156,12 @@ class PendingConnection:
             return False
         except OSError:
             return True
+
+
+def _begins_whole(seen: bytes) -> bool:
+    """Whether the first record has all of a ClientHello, as whoever has one sends it."""
+    size, length = int.from_bytes(seen[3:5], "big"), int.from_bytes(seen[6:_HEADS], "big")
+    return len(seen) >= _HEADS and seen[5] == _CLIENT_HELLO and size >= 4 + length
 
 
 def reject(channel: Carrier, why: str) -> None:

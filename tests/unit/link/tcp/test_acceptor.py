@@ -28,7 +28,7 @@ from prfaas.link.protocol.frames import (
     decode,
     unpack,
 )
-from prfaas.link.tcp import acceptor
+from prfaas.link.tcp import acceptor, pending_connection
 from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
@@ -204,6 +204,42 @@ def test_others_are_told_why_and_counted(
     assert messages
     assert any(part in messages[0] for part in told.split("|")), messages[0]
     assert sum(other.counters().peers["west"].dial_errors.values()) >= 1
+
+
+def torn(message: bytes, record_bytes: int) -> bytes:
+    """In records so long."""
+    pieces = (message[k : k + record_bytes] for k in range(0, len(message), record_bytes))
+    return b"".join(b"\x16\x03\x01" + struct.pack(">H", len(piece)) + piece for piece in pieces)
+
+
+@pytest.mark.parametrize("begins", [0, 3, 9])
+def test_a_handshake_in_records_of_a_byte_is_not_read(
+    begins: int, pki: dict[str, TlsFiles], open_link: Open
+) -> None:
+    """A hundred kilobytes of one took the thread that serves everybody for a seventh of a second,
+    and a hundred strangers kept every peer out."""
+    west = open_link("west", pki["west"], handshake_timeout_s=60.0)
+    length = 100_000
+    said = torn(b"\x01" + length.to_bytes(3, "big") + b"\x03\x03" + bytes(length - 2), 1)
+    with socket.create_connection(parse_address(west.address)) as sock:
+        sock.settimeout(20)
+        sock.sendall(said[:begins])
+        if begins:
+            time.sleep(0.2)
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(said[begins:60_000])
+            assert sock.recv(1) == b""
+    assert west.counters().turned_away["handshake"] == 1
+
+
+def test_a_handshake_that_goes_on_and_on_is_not_read(
+    pki: dict[str, TlsFiles], open_link: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending_connection, "_MOST_BYTES", 500)
+    west = open_link("west", pki["west"])
+    east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
+    assert send(east, "west", 1.0) != ["complete"]
+    assert west.counters().turned_away["handshake"] >= 1
 
 
 def test_a_tls_client_of_a_plaintext_agent_is_told(
