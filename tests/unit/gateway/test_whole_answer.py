@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from prfaas.gateway import answers, whole_answer
+from prfaas.gateway.usage import Counts
 from prfaas.gateway.whole_answer import UNREAD
 from prfaas.testing.mock_deployment import MockDeployment, until
 
@@ -235,22 +236,22 @@ async def test_what_an_engine_answers_is_its_tenants_while_it_comes() -> None:
 async def test_an_answer_counts_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     size, looks, done = 4 * MIB, asyncio.Event(), asyncio.Event()
 
-    async def tokens(content: bytes) -> int:
+    async def counts(content: bytes, most: int) -> Counts:
         looks.set()
         await done.wait()
-        return 1
+        return Counts(1)
 
     async def complete(_request: web.Request) -> web.Response:
         return web.Response(body=b"{" + b" " * (size - 2) + b"}", content_type="application/json")
 
-    monkeypatch.setattr(answers, "answer_tokens", tokens)
+    monkeypatch.setattr(answers, "counts_in", counts)
     mock = MockDeployment()
     for engine in mock.engines.values():
         engine._complete = complete  # type: ignore[method-assign,assignment]
     async with mock.running() as client:
         await mock.ready()
         answer = asyncio.ensure_future(client.post("/v1/completions", data=b'{"prompt": "a"}'))
-        await looks.wait()
+        await asyncio.wait_for(looks.wait(), 60)
         (room,) = mock.gateway._http._rooms.values()
         assert room.held > size - MIB
         done.set()
