@@ -113,6 +113,23 @@ async def test_an_isolated_tenant_hits_nothing_of_another_whatever_it_sends(stre
             assert mallory.headers["x-prfaas-cached-tokens"] == "0"
 
 
+async def test_a_tenant_finds_nothing_of_one_in_whose_place_it_has_come() -> None:
+    """The file has one tenant at a time, or each of its gateways has one: those have one cache."""
+    mock = told_by(MockDeployment(gateway="  tenants: [{name: alice, api_keys: [alice-key]}]\n"))
+    async with mock.running() as client:
+        await mock.ready()
+        for _ in range(5):  # Every engine has had it by then.
+            alice = await ask(client, ALICE)
+        assert alice.said_of_caches == [{"cached_tokens": len(SECRET)}]
+        text = mock.deployment_text().replace("alice", "mallory").replace("mallory-key", "mal-key")
+        mock.gateway.become(parse_deployment(text, source="f"), source="f")
+        assert (await ask(client, ALICE)).status == 401
+        mallory = await ask(client, MALLORY)
+        assert mallory.said_of_caches == [{"cached_tokens": 0}]
+        assert mallory.headers["x-prfaas-cached-tokens"] == "0"
+        assert len(salts(mock)) == 2
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_where_caches_are_shared_nothing_says_what_was_in_them(stream: bool) -> None:
     mock = told_by(MockDeployment(gateway=SHARED))

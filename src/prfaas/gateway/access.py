@@ -69,7 +69,7 @@ def read_access(deployment: Deployment) -> ReadAccess:
     with naming("gateway: operators"):
         operators = config.operators.read()
     return ReadAccess(
-        read_tenants(config),
+        read_tenants(config, deployment.gateways),
         operators,
         _shown(config.tls, ssl.TLSVersion.TLSv1_2),
         _shown(config.admin_shows, ssl.TLSVersion.TLSv1_3),
@@ -131,7 +131,7 @@ class Access:
         was taken away, or a certificate that was revoked, does not wait until that is mended."""
         config, cannot = deployment.gateway, (ConfigError, OSError)
         with suppress(*cannot):
-            self.tenants.take(read_tenants(config))
+            self.tenants.take(read_tenants(config, deployment.gateways))
         with suppress(*cannot):
             self.operators.replace(config.operators.read())
         own = None if config.agent_tls is None else files_in(config.agent_tls)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 
 from prfaas.core.deployment import GatewayConfig, TenantConfig
+from prfaas.core.deployment.tenants import DEFAULT_TENANT
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.keys import key_digest
 from prfaas.gateway.token_bucket import TokenBucket
 
-DEFAULT = "default"
-"""Who carries one of ``gateway.api_keys``, or no key where none is asked for."""
 _FIRST_GUESS_S = 1.0
 """How long a tenant's requests take, before one has ended."""
 _NEWEST_COUNTS = 0.2
@@ -183,8 +182,9 @@ class Tenants:
 
     @property
     def several(self) -> bool:
-        """Whether there are others to be kept apart from."""
-        return len(self._tenants) > 1
+        """Whether there are others to be kept apart from, here or at another gateway of the file:
+        engines are asked by all of them."""
+        return len(self._tenants) > 1 or self._others_elsewhere
 
     @property
     def isolated(self) -> bool:
@@ -207,13 +207,15 @@ class Tenants:
             self._tenants[config.name] = tenant
             tenant.has_others = len(read.configs) > 1
         self._by_key = {digest: self._tenants[name] for digest, name in read.keys.items()}
-        wanted = read.isolate_caches
-        self._isolated = self.several if wanted is None else wanted
+        self._others_elsewhere = read.others_elsewhere
+        wanted, named = read.isolate_caches, DEFAULT_TENANT not in self._tenants
+        # One that is alone may come in another's place, in whose time engines cached.
+        self._isolated = self.several or named if wanted is None else wanted
 
     def find(self, key: str) -> Tenant:
         """Whose request this is, by the key that it shows. Raises RequestRefused (401)."""
         if not self._by_key:
-            return self._tenants[DEFAULT]
+            return self._tenants[DEFAULT_TENANT]
         # By digest: how long the search takes tells nothing of the keys that there are.
         tenant = self._by_key.get(key_digest(key))
         if tenant is None:
@@ -227,21 +229,23 @@ class Tenants:
 
 
 class ReadTenants(msgspec.Struct, frozen=True):
-    """What the file, key files and the environment say. ``keys``: digest -> tenant."""
+    """What the file, key files and the environment say. ``keys``: digest -> tenant;
+    ``others_elsewhere``: whether another gateway of the file has tenants that this one has not."""
 
     configs: tuple[TenantConfig, ...]
     keys: dict[bytes, str]
     isolate_caches: bool | None
+    others_elsewhere: bool
 
 
-def read_tenants(config: GatewayConfig) -> ReadTenants:
-    """Raises ConfigError, never with a key in its text."""
-    configs = list(config.tenants)
-    if config.client_keys or not configs:
-        configs.insert(0, TenantConfig(name=DEFAULT))
+def read_tenants(config: GatewayConfig, gateways: Iterable[GatewayConfig] = ()) -> ReadTenants:
+    """``gateways``: all of the file. Raises ConfigError, never with a key in its text."""
+    configs, names = list(config.tenants), config.tenant_names
+    if DEFAULT_TENANT in names:
+        configs.insert(0, TenantConfig(name=DEFAULT_TENANT))
     keys: dict[bytes, str] = {}
     for tenant in configs:
-        source = config.client_keys if tenant.name == DEFAULT else tenant.keys
+        source = config.client_keys if tenant.name == DEFAULT_TENANT else tenant.keys
         with naming(f"tenant {tenant.name!r}"):
             found = source.read()
             for key in found:
@@ -250,7 +254,8 @@ def read_tenants(config: GatewayConfig) -> ReadTenants:
                     raise ConfigError(f"has a key that tenant {other!r} has, too")
             if config.tenants and tenant.name not in keys.values():
                 raise ConfigError("has no key: give api_keys_file, api_keys_env or api_keys")
-    return ReadTenants(tuple(configs), keys, config.isolate_caches)
+    elsewhere = any(gateway.tenant_names - names for gateway in gateways)
+    return ReadTenants(tuple(configs), keys, config.isolate_caches, elsewhere)
 
 
 def _bucket(

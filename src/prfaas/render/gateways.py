@@ -96,9 +96,9 @@ def _entry(gateway: GatewayConfig, cluster: str, deployment: Deployment) -> dict
     return entry
 
 
-def keeps_metrics(cluster: str, deployment: Deployment) -> bool:
-    """Whether gateways here show metrics to operators alone: those that tell tenants apart."""
-    return any(len(list(_client_sources(g))) > 1 for g in gateways_at(cluster, deployment))
+def keeps_metrics(deployment: Deployment) -> bool:
+    """Whether gateways show metrics to operators alone: where all of them have several tenants."""
+    return len(frozenset[str]().union(*(g.tenant_names for g in deployment.gateways))) > 1
 
 
 def gateway_objects(cluster: str, plan: Plan) -> list[Object]:

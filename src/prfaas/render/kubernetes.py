@@ -167,7 +167,7 @@ def _monitors(cluster: str, plan: Plan, *, secured: bool) -> list[Object]:
         asked: Object = {"port": "admin", "path": "/metrics"}
         if secured:
             asked |= asked_as_monitor(name)
-        if component == GATEWAY and keeps_metrics(cluster, plan.deployment):
+        if component == GATEWAY and keeps_metrics(plan.deployment):
             asked["authorization"] = {"credentials": OPERATOR_KEY}
         spec = {"selector": of_component(component), "podMetricsEndpoints": [asked]}
         found.append(thing("monitoring.coreos.com/v1", "PodMonitor", f"{component}s", spec=spec))

@@ -9,11 +9,12 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from prfaas.core.deployment import GatewayConfig, TenantConfig
+from prfaas.core.deployment.tenants import DEFAULT_TENANT
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.keys import key_shown
-from prfaas.gateway.tenants import DEFAULT, Tenants, read_tenants
+from prfaas.gateway.tenants import Tenants, read_tenants
 
 
 class Clock:
@@ -58,21 +59,37 @@ def test_a_key_is_its_tenants() -> None:
 
 def test_an_old_list_of_keys_is_one_tenant_and_no_keys_let_everybody_in() -> None:
     old = Tenants(read_tenants(GatewayConfig(api_keys=("k1", "k2"))))
-    assert [old.find(shown(f"Bearer {key}")).name for key in ("k1", "k2")] == [DEFAULT] * 2
+    assert [old.find(shown(f"Bearer {key}")).name for key in ("k1", "k2")] == [DEFAULT_TENANT] * 2
     assert not old.several
     assert not old.isolated
     assert bool(old)
     none = Tenants(read_tenants(GatewayConfig()))
-    assert none.find(shown("")).name == DEFAULT
+    assert none.find(shown("")).name == DEFAULT_TENANT
     assert not none
 
 
 def test_caches_are_apart_as_soon_as_there_are_two() -> None:
-    assert not tenants(one()).isolated
+    assert tenants(one()).isolated, "another may come in its place, or be at another gateway"
+    assert not tenants(one(), isolate_caches=False).isolated
     assert tenants(one(), OTHER).isolated
     assert not tenants(one(), OTHER, isolate_caches=False).isolated
     assert tenants(one(), isolate_caches=True).isolated
     assert tenants(one(), api_keys=("old",)).isolated, "the list of keys is a tenant, too"
+
+
+def test_they_are_apart_as_well_where_each_gateway_of_a_file_has_one() -> None:
+    """Nor is a tenant told of caches that it shares with those of another gateway."""
+    old = GatewayConfig(name="old", api_keys=("k",))
+    acmes = GatewayConfig(name="new", tenants=(one(),))
+    for own, others, isolated, several in (
+        (old, (old, acmes), True, True),
+        (acmes, (acmes, old), True, True),
+        (acmes, (acmes, acmes), True, False),
+        (old, (old, old), False, False),
+        (msgspec.structs.replace(acmes, isolate_caches=False), (old,), False, True),
+    ):
+        found = Tenants(read_tenants(own, others))
+        assert (found.isolated, found.several) == (isolated, several)
 
 
 def test_keys_come_from_files_and_the_environment(

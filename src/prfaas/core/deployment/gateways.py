@@ -12,7 +12,7 @@ from prfaas.core.addresses import Address, on_this_machine, parse_address, stays
 from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
-from prfaas.core.deployment.tenants import TenantConfig
+from prfaas.core.deployment.tenants import DEFAULT_TENANT, TenantConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_bytes, parse_duration, parse_tokens
@@ -72,7 +72,8 @@ class GatewayConfig(Strict, frozen=True):
     """More of them, in an environment variable."""
     tenants: tuple[TenantConfig, ...] = ()
     isolate_caches: bool | None = None
-    """Whether each tenant has a prefix cache of its own; None: as soon as there are two."""
+    """Whether each tenant has a prefix cache of its own; None: each that has a name, and all as
+    soon as the gateways of the file have two."""
     operator_keys: tuple[str, ...] = ()
     """Who carries one of them may drain engines; without any only this machine may."""
     operator_keys_file: str | None = None
@@ -103,6 +104,12 @@ class GatewayConfig(Strict, frozen=True):
     def client_keys(self) -> KeySource:
         """Where the keys of tenant ``default`` come from."""
         return KeySource(written=self.api_keys, file=self.api_keys_file, env=self.api_keys_env)
+
+    @property
+    def tenant_names(self) -> frozenset[str]:
+        """Of all whom it lets in."""
+        named = frozenset(tenant.name for tenant in self.tenants)
+        return named | {DEFAULT_TENANT} if self.client_keys or not named else named
 
     @property
     def operators(self) -> KeySource:

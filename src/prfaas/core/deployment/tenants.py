@@ -11,6 +11,8 @@ from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_tokens
 
+DEFAULT_TENANT = "default"
+"""Who carries one of ``gateway.api_keys``, or no key where none is asked for."""
 AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 
 

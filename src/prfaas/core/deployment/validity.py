@@ -15,6 +15,7 @@ from prfaas.core.deployment.lines import MOST_CONNECTIONS, Line, lines_of
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment
 from prfaas.core.deployment.scheduling import SchedulerConfig
+from prfaas.core.deployment.tenants import DEFAULT_TENANT
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_bytes, parse_tokens
@@ -291,7 +292,7 @@ def _check_tenants(gateway: GatewayConfig) -> None:
     _unique("tenant", [tenant.name for tenant in gateway.tenants])
     for tenant in gateway.tenants:
         with naming(f"tenant {tenant.name!r}"):
-            if tenant.name == "default":
+            if tenant.name == DEFAULT_TENANT:
                 raise ConfigError("that is who carries gateway.api_keys; choose another name")
             if not tenant.keys:
                 raise ConfigError("give it keys: api_keys_file, api_keys_env or api_keys")
