@@ -41,7 +41,10 @@ class GatewayPage:
         self._recorder = Recorder(time.monotonic(), opened, self._sample)
         self._told: dict[AgentPair, LinkState] = {}
         self._lines_of: tuple[Deployment | None, dict[tuple[str, str], AgentPairs]] = (None, {})
-        self._server = PageServer(check=self._check, history=self._history)
+        access = gateway.access
+        self._server = PageServer(
+            check=self._check, still=access.is_operator, history=self._history
+        )
         gateway.requests.listen(self._recorder.take)
         gateway.run_beside("page", self._run)
 

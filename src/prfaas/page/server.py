@@ -47,13 +47,18 @@ class PageServer:
 
     Args:
         check: raises for a request that may not see the deployment.
+        still: whether one that might see it still may: its key may be gone by the next tick.
         history: all that is kept, now.
     """
 
     def __init__(
-        self, *, check: Callable[[web.Request], None], history: Callable[[], History]
+        self,
+        *,
+        check: Callable[[web.Request], None],
+        still: Callable[[web.Request], bool],
+        history: Callable[[], History],
     ) -> None:
-        self._check, self._history = check, history
+        self._check, self._still, self._history = check, still, history
         self._files = {name: path.read_bytes() for name, path in static_files().items()}
         self._packed = {name: gzip.compress(body) for name, body in self._files.items()}
         self._pages: set[asyncio.Queue[bytes | None]] = set()
@@ -107,7 +112,7 @@ class PageServer:
         return web.Response(body=body, content_type="application/json", headers=headers)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """A tick a second until the page is closed."""
+        """A tick a second until the page is closed, or its key is good no longer."""
         self._check(request)
         if len(self._pages) >= _MOST_PAGES:
             raise web.HTTPServiceUnavailable(reason="too many pages are open")
@@ -120,7 +125,7 @@ class PageServer:
         try:
             await response.prepare(request)
             await response.write(b"retry: 1000\n\n")
-            while (event := await page.get()) is not None:
+            while (event := await page.get()) is not None and self._still(request):
                 await response.write(event)
         except ConnectionError:
             pass  # The browser has gone.

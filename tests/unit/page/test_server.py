@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prfaas.core.deployment import parse_deployment
 from prfaas.page.server import static_files
 from prfaas.testing.mock_deployment import MockDeployment, until
 
@@ -73,6 +74,19 @@ async def test_where_clients_need_keys_a_page_needs_an_operators() -> None:
                 assert answer.status == 403
         async with client.get("/ui/") as answer:
             assert answer.status == 200
+
+
+async def test_a_stream_ends_with_the_key_that_it_was_asked_with() -> None:
+    deployment = MockDeployment(gateway="  operator_keys: [secret]\n")
+    async with deployment.running() as client:
+        async with client.get("/ui/stream", headers=KEY) as stream:
+            assert stream.status == 200
+            await stream.content.readline()
+            text = deployment.deployment_text().replace("[secret]", "[another]")
+            deployment.gateway.become(parse_deployment(text, source="f"), source="f")
+            await asyncio.wait_for(stream.read(), 10)
+        async with client.get("/ui/stream", headers=KEY) as stream:
+            assert stream.status == 401
 
 
 async def test_streams_end_when_the_server_stops() -> None:
