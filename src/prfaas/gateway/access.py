@@ -22,7 +22,7 @@ from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.keys import Keys, check_operator, is_operator
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.refusals import Refusals
-from prfaas.gateway.tenants import ReadTenants, Tenants, read_tenants
+from prfaas.gateway.tenants import ReadTenants, Tenants, keys_as_far_as_read, read_tenants
 from prfaas.process.front_door import connections
 from prfaas.tls.agents import agent_contexts
 from prfaas.tls.context import PeerContext
@@ -130,8 +130,7 @@ class Access:
         now, each as far as it can be read: for a new deployment file that is refused. A key that
         was taken away, or a certificate that was revoked, does not wait until that is mended."""
         config, cannot = deployment.gateway, (ConfigError, OSError)
-        with suppress(*cannot):
-            self.tenants.take(read_tenants(config, deployment.gateways))
+        self.tenants.take_keys(keys_as_far_as_read(config, self.tenants.keys))
         with suppress(*cannot):
             self.operators.replace(config.operators.read())
         own = None if config.agent_tls is None else files_in(config.agent_tls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -206,11 +206,20 @@ class Tenants:
                 tenant.configure(config)
             self._tenants[config.name] = tenant
             tenant.has_others = len(read.configs) > 1
-        self._by_key = {digest: self._tenants[name] for digest, name in read.keys.items()}
+        self.take_keys(read.keys)
         self._others_elsewhere = read.others_elsewhere
         wanted, named = read.isolate_caches, DEFAULT_TENANT not in self._tenants
         # One that is alone may come in another's place, in whose time engines cached.
         self._isolated = self.several or named if wanted is None else wanted
+
+    def take_keys(self, keys: Mapping[bytes, str]) -> None:
+        """From the next request on these are its tenants', by digest."""
+        self._by_key = {digest: self._tenants[name] for digest, name in keys.items()}
+
+    @property
+    def keys(self) -> dict[bytes, str]:
+        """Digest -> tenant."""
+        return {digest: tenant.name for digest, tenant in self._by_key.items()}
 
     def find(self, key: str) -> Tenant:
         """Whose request this is, by the key that it shows. Raises RequestRefused (401)."""
@@ -256,6 +265,24 @@ def read_tenants(config: GatewayConfig, gateways: Iterable[GatewayConfig] = ()) 
                 raise ConfigError("has no key: give api_keys_file, api_keys_env or api_keys")
     elsewhere = any(gateway.tenant_names - names for gateway in gateways)
     return ReadTenants(tuple(configs), keys, config.isolate_caches, elsewhere)
+
+
+def keys_as_far_as_read(config: GatewayConfig, before: Mapping[bytes, str]) -> dict[bytes, str]:
+    """The keys of each tenant whose own can be read, and those that there were ``before`` of one
+    whose cannot: it keeps no other's key good. A key of two is whose it was."""
+    owners: dict[bytes, list[str]] = {}
+    for name in sorted(config.tenant_names):
+        source = next((t.keys for t in config.tenants if t.name == name), config.client_keys)
+        try:
+            found = {key_digest(key) for key in source.read()}
+        except ConfigError:
+            found = {digest for digest, owner in before.items() if owner == name}
+        for digest in found:
+            owners.setdefault(digest, []).append(name)
+    return {
+        digest: before[digest] if before.get(digest) in names else names[0]
+        for digest, names in owners.items()
+    }
 
 
 def _bucket(

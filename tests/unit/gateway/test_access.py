@@ -11,6 +11,7 @@ import pytest
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.access import Access, read_access
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.authority import create_authority, issue, revoke
@@ -94,3 +95,47 @@ gateway: {{operator_keys_file: {file}}}
     file.write_text(left)
     with pytest.raises(ConfigError, match=r"operators.*no key is left"):
         read_access(read)
+
+
+async def test_a_tenants_key_file_that_is_away_keeps_no_others_key_good(tmp_path: Path) -> None:
+    acmes, globexs = tmp_path / "acme", tmp_path / "globex"
+    acmes.write_text("acme-key\n")
+    globexs.write_text("leaked\nkept\n")
+    read = parse_deployment(
+        f"""
+clusters:
+- {{name: west, kind: pd, agent: {{name: a}}, engines: [{{name: d, role: decode}}]}}
+gateway:
+  tenants:
+  - {{name: acme, api_keys_file: {acmes}}}
+  - {{name: globex, api_keys_file: {globexs}}}
+""",
+        source="test",
+    )
+    access = Access(read, GatewayMetrics())
+
+    def found(key: str) -> str | None:
+        with suppress(RequestRefused):
+            return access.tenants.find(key).name
+        return None
+
+    for now in ("kept\nnew\n", "kept\nacme-key\n"):
+        acmes.unlink(missing_ok=True)
+        globexs.write_text(now)
+        with pytest.raises(ConfigError, match="acme"):
+            read_access(read)
+        access.take_files(read)
+        assert found("leaked") is None
+        assert found("kept") == "globex"
+        assert found("acme-key") == "acme", "as it was, until its file can be read"
+        assert (found("new") == "globex") == ("new" in now)
+    acmes.write_text("acme-key\n")
+    with pytest.raises(ConfigError, match="has a key that tenant 'acme' has, too"):
+        read_access(read)
+    globexs.write_text("acme-key\n")
+    access.take_files(read)
+    assert found("kept") is None
+    assert found("acme-key") == "acme", "whose it was"
+    acmes.write_text("another\n")
+    access.take_files(read)
+    assert found("acme-key") == "globex", "whose it is"
