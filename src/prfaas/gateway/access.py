@@ -140,7 +140,7 @@ class Access:
                 trusted.revoke(revoked)
         with suppress(*cannot):
             agents = agent_contexts(deployment)
-            engines = read_credentials(deployment, agents)
+            engines = read_credentials(deployment, agents, self._engines)
             if own is not None:
                 self._trusted.take(read_authorities(own))
             self._show_these(engines, agents)

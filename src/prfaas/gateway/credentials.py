@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import Deployment, is_carried
+from prfaas.core.deployment import Deployment, EngineConfig, is_carried
+from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.tls.context import PeerContext
 from prfaas.tls.front import trusting
@@ -27,16 +28,18 @@ NONE = Credentials()
 
 
 def read_credentials(
-    deployment: Deployment, agents: Mapping[str, PeerContext]
+    deployment: Deployment,
+    agents: Mapping[str, PeerContext],
+    before: Mapping[str, Credentials] | None = None,
 ) -> dict[str, Credentials]:
-    """Of every engine that wants any, by its name; ``agents``: `agent_contexts`. Raises
-    ConfigError, never with a key in its text."""
+    """Of every engine that wants any, by its name; ``agents``: `agent_contexts`. An engine whose
+    key cannot be read is shown what it was ``before``; without that raises ConfigError, never with
+    a key in its text."""
     found: dict[str, Credentials] = {}
     trusted: dict[str, ssl.SSLContext] = {}
     for engine in deployment.engines:
         with naming(f"engine {engine.name!r}"):
-            keys = engine.keys.read()
-            headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+            headers = _shown_to(engine, before)
             tls: ssl.SSLContext | None = None
             agent = deployment.agent_of_engine(engine.name)
             if is_carried(engine, agent):
@@ -48,3 +51,13 @@ def read_credentials(
             if headers or tls is not None:
                 found[engine.name] = Credentials(headers, tls)
     return found
+
+
+def _shown_to(engine: EngineConfig, before: Mapping[str, Credentials] | None) -> Mapping[str, str]:
+    try:
+        keys = engine.keys.read()
+    except ConfigError:
+        if before is None:
+            raise
+        return before.get(engine.name, NONE).headers
+    return {"Authorization": f"Bearer {keys[0]}"} if keys else {}

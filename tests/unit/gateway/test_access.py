@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -139,3 +141,35 @@ gateway:
     acmes.write_text("another\n")
     access.take_files(read)
     assert found("acme-key") == "globex", "whose it is"
+
+
+async def test_an_engines_key_file_that_is_away_keeps_no_authority_good(tmp_path: Path) -> None:
+    for name in ("old", "own"):
+        create_authority(tmp_path / name)
+    own = issue(tmp_path / "own", "g")
+    ca, key = tmp_path / "ca.pem", tmp_path / "engine-key"
+    both = [(tmp_path / name / "ca.pem").read_bytes() for name in ("own", "old")]
+    ca.write_bytes(b"".join(both))
+    key.write_text("engines\n")
+    files = f"{{ca: {ca}, cert: {own.cert}, key: {own.key}}}"
+    read = parse_deployment(
+        f"""
+clusters:
+- name: west
+  kind: pd
+  agent: {{name: a, admin: "10.0.0.1:7401", tls: {files}}}
+  engines: [{{name: d, role: decode, url: "http://127.0.0.1:1", api_key_file: {key}}}]
+gateway: {{name: g, agent_tls: {files}}}
+""",
+        source="test",
+    )
+    access = Access(read, GatewayMetrics())
+    agent, taken = SimpleNamespace(tls=None), list[Any]()
+    clients: Any = {"d": SimpleNamespace(take=taken.append)}, {"a": agent}
+    key.unlink()
+    ca.write_bytes(both[0])
+    access.take_files(read)
+    access.show_to(*clients)
+    for context in (agent.tls, taken[0].tls):
+        assert len(context.get_ca_certs()) == 1
+    assert taken[0].headers == {"Authorization": "Bearer engines"}, "as it was"
