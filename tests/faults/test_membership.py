@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -169,6 +170,25 @@ async def test_keys_are_exchanged_while_the_file_is_refused(tmp_path: Path) -> N
             take_over(mock.gateway, refused, source="x")
         assert (await ask(client, key="old"))[0].status == 401
         assert (await ask(client, key="other"))[0].status == 200
+
+
+async def test_a_key_file_that_is_refused_keeps_no_other_tenants_key(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("one\n")
+    second.write_text("old\nother\n")
+    tenants = "".join(
+        f"    - {{name: {file.name}, api_keys_file: {file}}}\n" for file in (first, second)
+    )
+    mock = MockDeployment(gateway=f"  tenants:\n{tenants}")
+    async with mock.running() as client:
+        await mock.ready()
+        first.write_text("")
+        second.write_text("other\n")
+        read = partial(parse_deployment, mock.deployment_text(), source="x")
+        with pytest.raises(ConfigError, match="first"):
+            take_over(mock.gateway, read, source="x")
+        found = {key: (await ask(client, key=key))[0].status for key in ("one", "old", "other")}
+        assert found == {"one": 200, "old": 401, "other": 200}
 
 
 @pytest.mark.slow
