@@ -235,7 +235,8 @@ def test_a_handshake_in_records_of_a_byte_is_not_read(
 def test_a_handshake_that_goes_on_and_on_is_not_read(
     pki: dict[str, TlsFiles], open_link: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending_connection, "_MOST_BYTES", 500)
+    # Less than it begins with: what follows may come while OpenSSL reads, and is not seen.
+    monkeypatch.setattr(pending_connection, "_MOST_BYTES", 100)
     west = open_link("west", pki["west"])
     east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
     assert send(east, "west", 1.0) != ["complete"]
