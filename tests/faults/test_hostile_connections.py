@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -187,11 +187,9 @@ async def test_one_line_without_headers_is_no_request(door: Door) -> None:
     writer.transport.abort()
 
 
-@pytest.mark.parametrize("wanted", [False, True], ids=["refused", "taken"])
-async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
-    wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Packed, all of them are of a name that does not end: no reader sees any of it."""
+@asynccontextmanager
+async def unpacked(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
+    """How many pieces were unpacked in each turn of the loop."""
     feed, turns = DeflateBuffer.feed_data, [0]
 
     def fed(unpacking: DeflateBuffer, data: bytes, size: int) -> bool:
@@ -204,12 +202,23 @@ async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
             await asyncio.sleep(0)
 
     monkeypatch.setattr(DeflateBuffer, "feed_data", fed)
-    async with DOORS["gateway"](tmp_path) as door:
+    turning = asyncio.ensure_future(turn())
+    try:
+        yield turns
+    finally:
+        turning.cancel()
+
+
+@pytest.mark.parametrize("wanted", [False, True], ids=["refused", "taken"])
+async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
+    wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed, all of them are of a name that does not end: no reader sees any of it."""
+    async with DOORS["gateway"](tmp_path) as door, unpacked(monkeypatch) as turns:
         reader, writer = await door.connect()
         key = b"secret" if wanted else b"another"
         head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %b\r\n" % key
         head += b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
-        turning = asyncio.ensure_future(turn())
         writer.write(head + b"a\r\n\x1f\x8b\x08\x08\0\0\0\0\0\3\r\n" + b"1\r\na\r\n" * 40_000)
         if wanted:
             await until(lambda: sum(turns) > 10_000)
@@ -217,7 +226,6 @@ async def test_chunks_of_which_nothing_comes_are_taken_apart_in_turns(
             assert b" 401 " in await reader.readline()
         writer.transport.abort()
         await door.well()
-        turning.cancel()
     assert max(turns) < 2_000
     assert sum(turns) < 30_000 if wanted else not sum(turns)
 
@@ -226,28 +234,14 @@ async def test_packed_parts_of_which_nothing_comes_are_unpacked_in_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kilobyte has fifty of them, and no reader sees any of it."""
-    feed, turns = DeflateBuffer.feed_data, [0]
-
-    def fed(unpacking: DeflateBuffer, data: bytes, size: int) -> bool:
-        turns[-1] += 1
-        return feed(unpacking, data, size)
-
-    async def turn() -> None:
-        while True:
-            turns.append(0)
-            await asyncio.sleep(0)
-
-    monkeypatch.setattr(DeflateBuffer, "feed_data", fed)
     body = gzip.compress(b"") * 3_000
     head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer secret\r\n"
     head += b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with DOORS["gateway"](tmp_path) as door:
+    async with DOORS["gateway"](tmp_path) as door, unpacked(monkeypatch) as turns:
         reader, writer = await door.connect()
-        turning = asyncio.ensure_future(turn())
         writer.write(head + body)
         assert b" 400 " in await reader.readline()  # All of it is an empty body.
         writer.transport.abort()
-        turning.cancel()
     assert sum(turns) >= len(body) // _PIECE_BYTES
     assert max(turns) <= 2
 
