@@ -249,21 +249,19 @@ class ReadTenants(msgspec.Struct, frozen=True):
 
 def read_tenants(config: GatewayConfig, gateways: Iterable[GatewayConfig] = ()) -> ReadTenants:
     """``gateways``: all of the file. Raises ConfigError, never with a key in its text."""
-    configs, names = list(config.tenants), config.tenant_names
-    if DEFAULT_TENANT in names:
+    configs, sources = list(config.tenants), config.tenant_keys
+    if DEFAULT_TENANT in sources:
         configs.insert(0, TenantConfig(name=DEFAULT_TENANT))
     keys: dict[bytes, str] = {}
     for tenant in configs:
-        source = config.client_keys if tenant.name == DEFAULT_TENANT else tenant.keys
         with naming(f"tenant {tenant.name!r}"):
-            found = source.read()
-            for key in found:
+            for key in sources[tenant.name].read():
                 other = keys.setdefault(key_digest(key), tenant.name)
                 if other != tenant.name:
                     raise ConfigError(f"has a key that tenant {other!r} has, too")
             if config.tenants and tenant.name not in keys.values():
                 raise ConfigError("has no key: give api_keys_file, api_keys_env or api_keys")
-    elsewhere = any(gateway.tenant_names - names for gateway in gateways)
+    elsewhere = any(gateway.tenant_keys.keys() - sources for gateway in gateways)
     return ReadTenants(tuple(configs), keys, config.isolate_caches, elsewhere)
 
 
@@ -271,8 +269,7 @@ def keys_as_far_as_read(config: GatewayConfig, before: Mapping[bytes, str]) -> d
     """The keys of each tenant whose own can be read, and those that there were ``before`` of one
     whose cannot: it keeps no other's key good. A key of two is whose it was."""
     owners: dict[bytes, list[str]] = {}
-    for name in sorted(config.tenant_names):
-        source = next((t.keys for t in config.tenants if t.name == name), config.client_keys)
+    for name, source in sorted(config.tenant_keys.items()):
         try:
             found = {key_digest(key) for key in source.read()}
         except ConfigError:

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from prfaas.core.deployment import Deployment, GatewayConfig
-from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.errors import ConfigError
 from prfaas.render import identity
 from prfaas.render.keys import KEYS, OPERATOR_KEY, check_apart, key_name, key_volume
@@ -57,7 +56,7 @@ def gateways_at(cluster: str, deployment: Deployment) -> list[GatewayConfig]:
             f"gateways near {cluster!r} differ in more than names, addresses and certificates; as "
             "pods of one Deployment they must be alike"
         )
-    sources = [keys for gateway in found for keys in _client_sources(gateway)]
+    sources = [keys for gateway in found for keys in gateway.tenant_keys.values()]
     check_apart("client-keys", [k.file for k in sources], [k.env for k in sources])
     return found
 
@@ -98,7 +97,7 @@ def _entry(gateway: GatewayConfig, cluster: str, deployment: Deployment) -> dict
 
 def keeps_metrics(deployment: Deployment) -> bool:
     """Whether gateways show metrics to operators alone: where all of them have several tenants."""
-    return len(frozenset[str]().union(*(g.tenant_names for g in deployment.gateways))) > 1
+    return len(frozenset[str]().union(*(g.tenant_keys for g in deployment.gateways))) > 1
 
 
 def gateway_objects(cluster: str, plan: Plan) -> list[Object]:
@@ -161,7 +160,8 @@ def _pod(gateway: GatewayConfig, cluster: str, plan: Plan) -> Object:
         volumes += identity.volumes(identity.GATEWAYS)
         mounts += identity.mounts()
     for name, secret, path, needed in (
-        ("client-keys", "client-keys", _CLIENT_KEYS, any(k.file for k in _client_sources(gateway))),
+        ("client-keys", "client-keys", _CLIENT_KEYS, any(
+            keys.file for keys in gateway.tenant_keys.values())),
         ("engine-keys", "engine-keys", f"{KEYS}/engines", any(
             engine.api_key_file for engine in plan.deployment.engines)),
         ("front", "gateway-tls", "/etc/prfaas/front", gateway.tls is not None),
@@ -233,15 +233,8 @@ def _client_file(path: str) -> str:
     return f"{_CLIENT_KEYS}/{key_name(path)}"
 
 
-def _client_sources(gateway: GatewayConfig) -> Iterator[KeySource]:
-    """Of each tenant."""
-    if gateway.client_keys:
-        yield gateway.client_keys
-    yield from (tenant.keys for tenant in gateway.tenants)
-
-
 def _key_variables(gateway: GatewayConfig, deployment: Deployment) -> Iterator[Object]:
-    sources = [("client-keys", keys.env) for keys in _client_sources(gateway)]
+    sources = [("client-keys", keys.env) for keys in gateway.tenant_keys.values()]
     sources += [("engine-keys", engine.api_key_env) for engine in deployment.engines]
     for secret, name in dict.fromkeys(sources):
         if name is not None:
@@ -250,7 +243,7 @@ def _key_variables(gateway: GatewayConfig, deployment: Deployment) -> Iterator[O
 
 def _refuse(gateway: GatewayConfig) -> None:
     """Raise ConfigError for what pods cannot have, or what nobody could reach."""
-    if gateway.operator_keys or any(keys.written for keys in _client_sources(gateway)):
+    if gateway.operator_keys or any(keys.written for keys in gateway.tenant_keys.values()):
         raise ConfigError(
             "keys stand in the deployment file, and manifests are read by many: write "
             "api_keys_file or api_keys_env, and put the keys into a Secret"

@@ -25,7 +25,7 @@ def secret_commands(plan: Plan, site: Site, kubectl: str) -> list[str]:
     if engines:
         found.append(f"{create} generic engine-keys {engines}")
     for gateway in gateways_at(site.name, plan.deployment)[:1]:
-        keys = [gateway.client_keys, *(tenant.keys for tenant in gateway.tenants)]
+        keys = gateway.tenant_keys.values()
         if clients := _literals([k.file for k in keys], [k.env for k in keys]):
             found.append(f"{create} generic client-keys {clients}")
         if gateway.tls is not None:

@@ -144,8 +144,7 @@ class _Units:
     def gateway(self, gateway: GatewayConfig) -> str:
         state = f"prfaas-{gateway.name}"
         learned = f"/var/lib/{state}/learned.json"
-        sources = [gateway.client_keys, gateway.operators, *(t.keys for t in gateway.tenants)]
-        sources += [engine.keys for engine in self._deployment.engines]
+        sources = [*gateway.key_sources, *(engine.keys for engine in self._deployment.engines)]
         body = [
             "Type=exec",
             f"StateDirectory={state}",

@@ -106,10 +106,12 @@ class GatewayConfig(Strict, frozen=True):
         return KeySource(written=self.api_keys, file=self.api_keys_file, env=self.api_keys_env)
 
     @property
-    def tenant_names(self) -> frozenset[str]:
-        """Of all whom it lets in."""
-        named = frozenset(tenant.name for tenant in self.tenants)
-        return named | {DEFAULT_TENANT} if self.client_keys or not named else named
+    def tenant_keys(self) -> dict[str, KeySource]:
+        """Of all whom it lets in, by name, where their keys come from."""
+        named = {tenant.name: tenant.keys for tenant in self.tenants}
+        return (
+            {DEFAULT_TENANT: self.client_keys, **named} if self.client_keys or not named else named
+        )
 
     @property
     def operators(self) -> KeySource:
@@ -140,8 +142,7 @@ class GatewayConfig(Strict, frozen=True):
 
     def key_to_ask_with(self) -> str | None:
         """A client's; None where there is none, or none that can be read here."""
-        sources = (self.client_keys, *(t.keys for t in self.tenants))
-        return next(filter(None, map(_first_of, sources)), None)
+        return next(filter(None, map(_first_of, self.tenant_keys.values())), None)
 
     @property
     def max_bodies_bytes(self) -> int:
