@@ -8,6 +8,9 @@ keeps what it has read. Files that are overwritten meanwhile are not what it com
 the adapter is loaded again: under another number, or in place. And yet they may be, since vLLM
 reads an adapter once more that it had no room for. So of such a one nobody knows the weights: it
 gets names that nobody else has.
+
+The same holds once another one was loaded from the same path under the same name: vLLM's prefix
+cache tells adapters by these, and goes on with blocks of the earlier weights.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ class AdapterIdentities:
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], _Known] = {}
         """By number and path, the one used last at the end."""
+        self._computed_with: dict[tuple[str, str], str | None] = {}
+        """By name and path, the first at the front; None: with different weights."""
 
     def of(self, request: LoRARequest | None) -> str | None:
         """None without an adapter. One that is no folder here is known by its name, where it is
@@ -65,7 +70,24 @@ class AdapterIdentities:
         self._known[place] = known
         if len(self._known) > _MOST_KNOWN:
             del self._known[next(iter(self._known))]
-        return known.loaded or uuid.uuid4().hex
+        return self._alone(request, known.loaded) or uuid.uuid4().hex
+
+    def _alone(self, request: LoRARequest, loaded: str | None) -> str | None:
+        """``loaded``, where the engine has computed with nothing else under its name and path."""
+        place = request.lora_name, request.lora_path
+        before = self._computed_with.setdefault(place, loaded)
+        if before is not None and loaded is not None and before != loaded:
+            logger.warning(
+                "adapter %s: other weights were loaded from %s before, and vLLM may go on with "
+                "cached blocks of them: no other engine uses its KV cache; load changed weights "
+                "from a new path",
+                *place,
+            )
+        if before != loaded:
+            self._computed_with[place] = None
+        if len(self._computed_with) > _MOST_KNOWN:
+            del self._computed_with[next(iter(self._computed_with))]
+        return self._computed_with.get(place)
 
     def _look(self, request: LoRARequest, known: _Known | None) -> _Known:
         path = request.lora_path

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prfaas.core.errors import CallerError
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
+from prfaas.core.prompt_digest import prompt_digest
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 from prfaas.vllm_plugin.hub import commit_of, files_of
 
@@ -82,6 +84,16 @@ class PrefixNames:
             salt=request.cache_salt,
             adapter=None if lora is None else lora.lora_name,
         )
+
+
+def transfer_digest(request: Request, to_token: int, adapter: str | None) -> str:
+    """What a transfer of it is bound to. Raises CallerError for more than token ids."""
+    more = request.mm_features or request.prompt_embeds is not None
+    if request.prompt_token_ids is None or more:  # Ids are placeholders for what is more.
+        raise CallerError("kv_transfer_params: only prompts of token ids are handed over")
+    return prompt_digest(
+        request.prompt_token_ids, to_token=to_token, salt=request.cache_salt, adapter=adapter
+    )
 
 
 def weights_identity(config: ModelConfig) -> str:

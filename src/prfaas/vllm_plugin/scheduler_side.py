@@ -31,19 +31,19 @@ from prfaas.core.handoff import (
     parse_handoff,
 )
 from prfaas.core.prefixes import PromptPrefix
-from prfaas.core.prompt_digest import prompt_digest
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 from prfaas.vllm_plugin.answers import Answers
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.kept_states import KeptStates
 from prfaas.vllm_plugin.load_plans import LoadPlans
 from prfaas.vllm_plugin.metadata import BlockTables, ExportStep, ImportStart, StepMetadata
-from prfaas.vllm_plugin.prefix_names import PrefixNames
+from prfaas.vllm_plugin.prefix_names import PrefixNames, transfer_digest
 from prfaas.vllm_plugin.states import RecurrentStates
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from vllm.lora.request import LoRARequest
     from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -64,6 +64,8 @@ class _Export:
     exported_tokens: int
     states_due: list[int]
     """Tokens after which states are still to be exported, in order."""
+    adapter: tuple[LoRARequest | None, str | None]
+    """As asked for, and what it was when the request came."""
     prefix: PromptPrefix | None = None
     handed_over: bool = False
     failure: str | None = None
@@ -130,13 +132,12 @@ class SchedulerSide:
             params = parse_handoff(request.kv_transfer_params)
             if params is None:
                 return
-            digest = ""
-            if not isinstance(params, LoadParams):
-                self._check_boundary(params, request.num_prompt_tokens)
+            digest, adapter = "", self._adapters.of(request.lora_request)
             if isinstance(params, ExportParams) and not self._may_export:
                 raise CallerError(_EXPORTS_NOTHING)
             if not isinstance(params, LoadParams):
-                digest = self._digest(request, params.to_token)
+                self._check_boundary(params, request.num_prompt_tokens)
+                digest = transfer_digest(request, params.to_token, adapter)
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
@@ -162,20 +163,9 @@ class SchedulerSide:
                 request.num_prompt_tokens,
                 params.from_token,
                 due,
+                (request.lora_request, adapter),
                 None if names is None else names.stretch(params.from_token, params.to_token),
             )
-
-    def _digest(self, request: Request, to_token: int) -> str:
-        """What a transfer of it is bound to. Raises CallerError for more than token ids."""
-        more = request.mm_features or request.prompt_embeds is not None
-        if request.prompt_token_ids is None or more:  # Ids are placeholders for what is more.
-            raise CallerError("kv_transfer_params: only prompts of token ids are handed over")
-        return prompt_digest(
-            request.prompt_token_ids,
-            to_token=to_token,
-            salt=request.cache_salt,
-            adapter=self._adapters.of(request.lora_request),
-        )
 
     def _check_boundary(self, params: ExportParams | ImportParams, prompt_tokens: int) -> None:
         end = params.to_token
@@ -235,6 +225,10 @@ class SchedulerSide:
         output: SchedulerOutput,
     ) -> ExportStep | None:
         boundary, end = export.params.to_token, computed + scheduled
+        lora, adapter = export.adapter
+        if self._adapters.of(lora) != adapter:
+            self._give_up(export, "nobody knows the weights of its adapter: the files have changed")
+            return None
         reached = end >= boundary
         standing = tuple(tokens for tokens in export.states_due if tokens <= end)
         for tokens in standing:

@@ -36,11 +36,29 @@ def test_equal_weights_are_one_adapter_wherever_they_lie(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("again", [{"number": 2}, {"in_place": True}])
-def test_weights_that_are_loaded_again_are_read_again(tmp_path: Path, again: Any) -> None:
+def test_other_weights_of_the_same_name_and_path_are_nobody_elses(
+    tmp_path: Path, again: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's prefix cache goes on with blocks of the earlier ones: an engine that has the later
+    ones alone would be given these as its own."""
+    identities, told = AdapterIdentities(), []
+    monkeypatch.setattr(adapter_identity.logger, "warning", lambda *said: told.append(said))
+    old = identities.of(adapter(tmp_path / "a", b"weights"))
+    request = adapter(tmp_path / "a", b"WEIGHTS", **again)
+    found = [identities.of(request), identities.of(request)]
+    assert len({*found, old, AdapterIdentities().of(request)}) == 4
+    assert len(told) == 1
+    # Nor are the old ones, once they are back.
+    back = adapter(tmp_path / "a", b"weights", number=3)
+    assert identities.of(back) not in (old, identities.of(back))
+
+
+def test_weights_of_a_path_of_their_own_are_known(tmp_path: Path) -> None:
     identities = AdapterIdentities()
-    identities.of(adapter(tmp_path / "a", b"weights"))
-    found = identities.of(adapter(tmp_path / "a", b"WEIGHTS", **again))
-    assert found == AdapterIdentities().of(adapter(tmp_path / "b", b"WEIGHTS"))
+    old = identities.of(adapter(tmp_path / "a", b"weights"))
+    new = adapter(tmp_path / "b", b"WEIGHTS", in_place=True)
+    assert identities.of(new) == AdapterIdentities().of(adapter(tmp_path / "c", b"WEIGHTS"))
+    assert identities.of(adapter(tmp_path / "a", b"weights", number=2)) == old
 
 
 def test_files_that_change_under_a_loaded_adapter_are_not_what_is_computed_with(
@@ -58,7 +76,7 @@ def test_files_that_change_under_a_loaded_adapter_are_not_what_is_computed_with(
     # The old files are back: an engine that had no room for it may have read the new ones.
     back = adapter(tmp_path / "a", b"weights")
     assert identities.of(back) != old
-    assert identities.of(adapter(tmp_path / "a", b"weights", in_place=True)) == old
+    assert identities.of(adapter(tmp_path / "a", b"weights", in_place=True)) != old
 
 
 def test_files_that_are_written_again_as_they_were_have_not_changed(tmp_path: Path) -> None:

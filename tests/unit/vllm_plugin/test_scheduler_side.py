@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
+from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.v1.kv_cache_interface import (  # noqa: E402
     FullAttentionSpec,
     KVCacheConfig,
@@ -328,6 +330,27 @@ def test_what_leaves_is_bound_to_its_adapter() -> None:
     assert sent.prompt_digest == prompt_digest(
         range(768), to_token=768, salt="a salt", adapter=AdapterIdentities().of(prompt.lora_request)
     )
+
+
+def test_what_is_computed_while_an_adapter_is_exchanged_leaves_no_more(tmp_path: Path) -> None:
+    """Its first pages are of the old weights, the others would be of the new ones; and of what
+    comes later vLLM's own cache may have pages of the old ones still."""
+    side, prompt = SchedulerSide(config(full(), mamba())), request(5000, export(4864))
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(b"old")
+    prompt.lora_request = LoRARequest("poet", 1, str(tmp_path))
+    side.on_new_request(prompt)
+    assert step(side, 0, 2048, new=True).exports
+    weights.write_bytes(b"new weights")
+    later = step(side, 2048, 2048)
+    assert later.exports == []
+    assert [transfer_id for transfer_id, _ in later.aborted_exports] == ["t"]
+    side.request_finished(prompt)
+
+    prompt.lora_request = LoRARequest("poet", 2, str(tmp_path))
+    side.on_new_request(prompt)
+    later = step(side, 0, 2048, new=True)
+    assert (later.exports, len(later.aborted_exports)) == ([], 1)
 
 
 @pytest.mark.parametrize(
