@@ -173,6 +173,20 @@ async def test_a_small_body_that_is_not_wanted_costs_no_connection(tmp_path: Pat
         writer.transport.abort()
 
 
+async def test_who_leaves_before_it_is_told_to_go_on_writes_no_traceback(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hundred bytes of a stranger's were 1.3 kB of the log."""
+    head = LINE.replace(b"GET", b"POST") + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    for _ in range(5):
+        _, writer = await door.connect()
+        writer.write(head)
+        writer.transport.close()
+    await until(lambda: not door.book.strangers)
+    await door.well()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 async def test_one_line_without_headers_is_no_request(door: Door) -> None:
     """HTTP/0.9."""
     reader, writer = await door.connect()

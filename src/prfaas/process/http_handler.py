@@ -227,8 +227,10 @@ class StrangersHandler(TakingTurns):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What is no HTTP is the client's mistake, and no news for an operator."""
-        if status >= 500:
+        """What is no HTTP is the client's mistake, and no news for an operator. Nor is one who has
+        gone before it was told anything, as by aiohttp that its ``Expect`` is met."""
+        gone = isinstance(exc, ConnectionError) and (self._open is None or self._open.is_closing())
+        if status >= 500 and not gone:
             return super().handle_error(request, status, exc, message)
         said = " ".join((message or "this is no HTTP request").split())[:500]
         error = {"message": said, "type": "invalid_request_error", "param": None, "code": status}
