@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -87,10 +88,11 @@ class ClientApi:
                 self._claim(body, tenant)
                 if tenant.config.tokens_per_min is not None:
                     body.have_answer_counted()
-                serving = await self._serving(body.model)
-                return await serving.requests.complete(
-                    request, body, request[REQUEST_ID], use, tells=access.tells
-                )
+                serving = (await self._serving(body.model)).requests
+                with nullcontext() if serving is flow else serving.place(tenant):
+                    return await serving.complete(
+                        request, body, request[REQUEST_ID], use, tells=access.tells
+                    )
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """Those that the tenant may use, of all engines that are up."""

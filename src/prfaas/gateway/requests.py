@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 from aiohttp import web
@@ -151,7 +151,7 @@ class RequestFlow:
         Raises ApiError, and as `Bodies.reading` does."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
-        with self._places.one(self.inflight + self._beside, tenant):
+        with self.place(tenant):
             self._beside += 1
             try:
                 async with self._bodies.reading(request, whose=name_apart(tenant)) as raw:
@@ -162,6 +162,13 @@ class RequestFlow:
                         self._beside += not keeps
             finally:
                 self._beside -= 1
+
+    @contextmanager
+    def place(self, tenant: Tenant | None) -> Iterator[None]:
+        """A place among its requests for as long as the block lasts, also for one that another
+        gateway has let in and read. Raises TooManyRequests."""
+        with self._places.one(self.inflight + self._beside, tenant):
+            yield
 
     async def complete(
         self, request: web.Request, body: RequestBody, request_id: str, use: Use, *, tells: bool
@@ -199,9 +206,6 @@ class RequestFlow:
         (self._idle.clear if self._live else self._idle.set)()
 
     async def _see_through(self, exchange: Exchange) -> None:
-        if self.inflight > self._places.most:
-            exchange.fail(self._places.full(exchange.use.tenant))
-            return
         found = await self._prompt(exchange)
         if found is None:
             return

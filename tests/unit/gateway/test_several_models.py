@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -197,3 +198,32 @@ async def test_what_an_engine_lacks_its_namesake_in_another_deployment_may_have(
             async with both.client.post("/v1/embeddings", json=body, headers=KEY) as answer:
                 found.append(answer.status)
         assert found == [404, 200]
+
+
+async def test_one_tenant_takes_no_places_of_others_in_any_deployment() -> None:
+    tenants = "[{name: alice, api_keys: [alice-key]}, {name: mallory, api_keys: [key]}]"
+    door, other = MockDeployment(gateway=f"  tenants: {tenants}"), MockDeployment(inflight=16)
+    for engine in other.engines.values():
+        engine.model = "large"
+        engine.first_token_gate.clear()
+    async with door.running(), other.running():
+        await door.ready()
+        await other.ready()
+        app = make_app(door.gateway, [other.gateway])
+        served = serving_strangers(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1)
+        async with served as url, aiohttp.ClientSession(url) as client:
+
+            async def ask(key: str = "key") -> int:
+                body, who = {"model": "large", "prompt": "x"}, {"Authorization": f"Bearer {key}"}
+                async with client.post("/v1/completions", json=body, headers=who) as answer:
+                    return answer.status
+
+            asked = [asyncio.create_task(ask()) for _ in range(20)]
+            await until(lambda: sum(task.done() for task in asked) == 6)
+            asked += [asyncio.create_task(ask("alice-key")) for _ in range(2)]
+            await until(lambda: other.gateway.requests.inflight == 16)
+            assert await ask("alice-key") == 429, "all places are taken"
+            for engine in other.engines.values():
+                engine.first_token_gate.set()
+            assert sorted(await asyncio.gather(*asked)) == [200] * 16 + [429] * 6
+            assert await ask() == 200
