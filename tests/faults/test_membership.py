@@ -11,9 +11,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.deployment import Deployment, load_deployment, parse_deployment
 from prfaas.core.errors import ConfigError
-from prfaas.gateway.rereading import take_over
+from prfaas.gateway.rereading import Rereading
+from prfaas.process.reloading import Reloading
 from prfaas.testing.asking import SHORT, answer_to, ask
 from prfaas.testing.gateway_process import gateway_process
 from prfaas.testing.mock_deployment import MockDeployment, until
@@ -167,7 +168,7 @@ async def test_keys_are_exchanged_while_the_file_is_refused(tmp_path: Path) -> N
         assert (await ask(client, key="old"))[0].status == 200
         keys.write_text("other\n")
         with pytest.raises(ConfigError, match="nonsense"):
-            take_over(mock.gateway, refused, source="x")
+            Rereading(mock.gateway, refused, source="x").take()
         assert (await ask(client, key="old"))[0].status == 401
         assert (await ask(client, key="other"))[0].status == 200
 
@@ -186,9 +187,33 @@ async def test_a_key_file_that_is_refused_keeps_no_other_tenants_key(tmp_path: P
         second.write_text("other\n")
         read = partial(parse_deployment, mock.deployment_text(), source="x")
         with pytest.raises(ConfigError, match="first"):
-            take_over(mock.gateway, read, source="x")
+            Rereading(mock.gateway, read, source="x").take()
         found = {key: (await ask(client, key=key))[0].status for key in ("one", "old", "other")}
         assert found == {"one": 200, "old": 401, "other": 200}
+
+
+async def test_a_key_file_that_comes_after_the_file_that_names_it(tmp_path: Path) -> None:
+    """Else whom the new file has no more would stay, and whom it has would not come, until somebody
+    writes it again."""
+    file, (mine, theirs) = tmp_path / "deployment.yaml", (tmp_path / "mine", tmp_path / "theirs")
+    mine.write_text("old\n")
+    mock = MockDeployment(gateway=f'  api_keys_file: "{mine}"')
+    async with mock.running() as client:
+        await mock.ready()
+        file.write_text(mock.deployment_text())
+        rereading = Rereading(mock.gateway, partial(load_deployment, file), source="x")
+        told, ends = asyncio.Event(), asyncio.Queue[str]()
+        reloading = Reloading(
+            file, rereading.take, asked=told, beside=rereading.named, on_end=ends.put_nowait
+        )
+        running = asyncio.create_task(reloading.run())
+        file.write_text(mock.deployment_text().replace(str(mine), str(theirs)))
+        async with asyncio.timeout(60):
+            assert await ends.get() == "refused"
+            theirs.write_text("new\n")
+            assert await ends.get() == "taken"
+        running.cancel()
+        assert [(await ask(client, key=key))[0].status for key in ("old", "new")] == [401, 200]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from prfaas.core.errors import ConfigError, LinkError
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http_answer import Timeouts
-from prfaas.gateway.rereading import take_over
+from prfaas.gateway.rereading import Rereading
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS
 from prfaas.kv_events.wire import Stopped
 from prfaas.launch.addresses import free_address
@@ -121,6 +121,6 @@ async def test_an_agent_is_revoked_while_the_deployment_file_is_refused(
         issue(tmp_path / "certs", "gateway").key.write_text("half of a key")
         revoke(tmp_path / "certs", "a")
         with pytest.raises(ConfigError, match="nonsense"):
-            take_over(gateway, refused, source="test")
+            Rereading(gateway, refused, source="test").take()
         await asyncio.wait_for(asked, 30)
         await until(lambda: not gateway.fleet.up)

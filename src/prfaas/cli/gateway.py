@@ -23,7 +23,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import check_apart, resolve
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.rereading import take_over
+from prfaas.gateway.rereading import Rereading
 from prfaas.gateway.server import Service, serve
 from prfaas.gateway.tracing import make_tracing
 from prfaas.process.freed_memory import giving_back_freed
@@ -95,11 +95,12 @@ def run(args: argparse.Namespace) -> int:
         hung_up.append(told)
 
         def reloading(gateway: Gateway) -> Reloading:
+            rereading = Rereading(gateway, read, source=str(file))
             return Reloading(
                 file,
-                lambda: take_over(gateway, read, source=str(file)),
+                rereading.take,
                 asked=told,
-                beside=lambda: [Path(file) for file in gateway.deployment.secret_files],
+                beside=rereading.named,
                 on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),
             )
 
