@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
+
+import pytest
 
 from prfaas.core.deployment import parse_deployment
 from prfaas.testing.asking import ask
@@ -18,6 +21,7 @@ def become(mock: MockDeployment, *changes: tuple[str, str]) -> None:
     mock.gateway.become(parse_deployment(text, source="new"), source="new")
 
 
+COMPLETIONS = "/v1/completions"
 ONE_SLOT = ("role: decode,", "role: decode, max_num_seqs: 1,")
 
 
@@ -98,6 +102,40 @@ async def test_what_is_refused_has_used_no_tokens_of_its_tenants() -> None:
             gate.set()
         assert [r.status for r, _ in await asyncio.gather(*asked)] == [200] * 3
         assert (await ask(client, "a" * 400, "acme-key", stream=True))[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "ails", "status"),
+    [
+        ("/v1/embeddings", {}, {}, 404),
+        ("/v1/embeddings", {}, {"health_status": 500}, 503),
+        ("/v1/embeddings", {}, {"embeds": True, "fail_with_status": 400}, 400),
+        (COMPLETIONS, {"echo": True}, {"fail_with_status": 400}, 400),
+        (COMPLETIONS, {"echo": True, "stream": True}, {"fail_with_status": 400}, 400),
+        (COMPLETIONS, {"n": 2}, {"full_for_s": 7}, 429),
+        (COMPLETIONS, {"echo": True}, {"health_status": 500}, 503),
+    ],
+    ids=str,
+)
+async def test_nor_has_what_is_refused_once_its_tokens_were_taken(
+    path: str, more: dict[str, Any], ails: dict[str, Any], status: int
+) -> None:
+    limited = "{name: acme, api_keys: [acme-key], tokens_per_min: 600}"
+    mock = MockDeployment(gateway=f"\n  tenants: [{limited}]\n")
+    key = {"Authorization": "Bearer acme-key"}
+    for engine in mock.engines.values():
+        engine.embeds = "embeds" in ails
+    async with mock.running() as client:
+        await mock.ready()
+        for engine in mock.engines.values():
+            for name, value in ails.items():
+                setattr(engine, name, value)
+        if "health_status" in ails:
+            await until(lambda: not mock.gateway.fleet.up)
+        body = {"prompt" if path == COMPLETIONS else "input": "a" * 4000, **more}
+        for _ in range(3):
+            async with client.post(path, json=body, headers=key) as response:
+                assert response.status == status, await response.text()
 
 
 async def test_answers_count_not_bodies() -> None:

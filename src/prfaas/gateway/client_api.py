@@ -13,7 +13,7 @@ from aiohttp import web
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway import media_names
-from prfaas.gateway.api_errors import RequestRefused, ServiceUnavailable
+from prfaas.gateway.api_errors import ApiError, RequestRefused, ServiceUnavailable
 from prfaas.gateway.body import RequestBody, tenant_salt
 from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.engine_client import EngineAnswer
@@ -146,7 +146,12 @@ class ClientApi:
                 body = RequestBody("/v1/completions", raw)
                 self._claim(body, tenant)
                 use.take_tokens(body.tokens_of_text, 0)
-                answer = await self._ask_any(request, body.raw, body.model, tenant.name)
+                try:
+                    answer = await self._ask_any(request, body.raw, body.model, tenant.name)
+                except ApiError:
+                    use.refused = True
+                    raise
+                use.refused = answer.status >= 400
                 if tenant.config.tokens_per_min is not None and isinstance(answer.body, bytes):
                     told = (await counts_in(answer.body)).prompt
                     use.told_tokens = body.tokens_beyond_text(told)

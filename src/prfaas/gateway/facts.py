@@ -15,6 +15,8 @@ from prfaas.gateway.pools import Pull
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 from prfaas.scheduler.journal import RequestEnded
 
+_FULL = ("rate_limit_error", "service_unavailable_error")
+"""Outcomes."""
 _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 
@@ -82,6 +84,12 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         """The engine that prefilled the prompt, where it was answered."""
         done = self.outcome == "ok" or self.first_token_s is not None
         return (self.prefill_engine or self.decode_engine) if done else None
+
+    @property
+    def refused(self) -> bool:
+        """Whether its client was told that it is not answered, before anything was."""
+        full = self.outcome in _FULL and self.first_token_s is None
+        return full or self.outcome == "refused"
 
     @property
     def uncached_tokens(self) -> int | None:

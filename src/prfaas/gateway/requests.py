@@ -187,6 +187,7 @@ class RequestFlow:
             await self._see_through(exchange)
             return await exchange.response.done
         finally:
+            use.refused = exchange.facts.refused
             use.told_tokens = (exchange.facts.answer_tokens or 0) + exchange.prompt_uncounted
             self._live.discard(exchange)
             self._count()

@@ -31,17 +31,22 @@ class Use:
         self.tenant = tenant
         self.told_tokens = 0
         """How many its answers have, once that is known; and its prompt, beyond those taken."""
-        self._began = began
-        self._tokens = 0
+        self.refused = False
+        """Whether nothing was answered: it has used no tokens then, and says nothing of how long
+        answers take."""
+        self.began = began
+        self.prompt_tokens = self.tokens = 0
+        """Taken: of the prompt, and of that and the longest answers."""
 
     def take_tokens(self, prompt: int, answer: int) -> None:
         """Its prompt is so long, and its answers may be so long. Raises TooManyRequests."""
         self.tenant.take_tokens(prompt, answer)
-        self._tokens += prompt + answer
+        self.prompt_tokens += prompt
+        self.tokens += prompt + answer
 
     def end(self) -> None:
         """The request is over."""
-        self.tenant.end(self._tokens, self.told_tokens, self._began)
+        self.tenant.end(self)
 
 
 class Tenant:
@@ -140,15 +145,15 @@ class Tenant:
             self._tokens.take(prompt, now)
         self.inflight_tokens += prompt + answer
 
-    def end(self, tokens: int, told_tokens: int, began: float) -> None:
-        """A request is over that had taken so many tokens."""
+    def end(self, use: Use) -> None:
+        """A request is over."""
         now = self._clock()
         self.inflight -= 1
-        self.inflight_tokens -= tokens
-        if tokens:  # One that was refused, or only asked what there is, took no time.
-            self.takes_s += _NEWEST_COUNTS * (now - began - self.takes_s)
-        if self._tokens is not None and told_tokens:
-            self._tokens.take(told_tokens, now)
+        self.inflight_tokens -= use.tokens
+        if use.tokens and not use.refused:  # One that only asked what there is took no time.
+            self.takes_s += _NEWEST_COUNTS * (now - use.began - self.takes_s)
+        if self._tokens is not None:
+            self._tokens.take(-use.prompt_tokens if use.refused else use.told_tokens, now)
 
     def _until_one_ends(self) -> float:
         """Seconds, by what they have taken so far, about."""

@@ -145,11 +145,11 @@ class MockEngine(MockServer):
         body = await request.json()
         self.requests.append((request.path, body, dict(request.headers)))
         await self.first_token_gate.wait()
+        if self.fail_with_status is not None:
+            return _error(self.fail_with_status, "EngineCore died")
         vector = {"object": "embedding", "index": 0, "embedding": [float(len(body["input"]))]}
-        usage = {"prompt_tokens": 1, "total_tokens": 1}
-        return web.json_response(
-            {"object": "list", "model": self.model, "data": [vector], "usage": usage}
-        )
+        answer = {"object": "list", "model": self.model, "data": [vector]}
+        return web.json_response({**answer, "usage": {"prompt_tokens": 1, "total_tokens": 1}})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
