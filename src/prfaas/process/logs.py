@@ -7,13 +7,18 @@ import json
 import logging
 import logging.handlers
 import re
+import sys
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_TOLD_S = 1.0
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -45,11 +50,38 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
 def set_up_logs(level: str, *, form: str = "text", file: Path | None = None) -> None:
     """Log messages of ``level`` and above. Once per process. Raises OSError for a file that cannot
     be written."""
-    handler: logging.Handler = (
-        logging.StreamHandler() if file is None else logging.handlers.WatchedFileHandler(file)
-    )
+    handler = logging.StreamHandler() if file is None else LogFile(file)
     handler.setFormatter(JsonLines() if form == "json" else Lines(_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class LogFile(logging.handlers.WatchedFileHandler):
+    """A file that is begun anew when it was moved away. Lines that cannot be written, as on a full
+    disk or where no file may be made, are lost: who logs them goes on. Standard error says so, once
+    a second."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self._lost, self._told_at = 0, -inf
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line. Raises nothing, also where the file cannot be begun anew."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Called where a line could not be written, with the error under way."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._lost += 1
+        if time.monotonic() - self._told_at >= _TOLD_S:
+            with suppress(OSError):
+                sys.stderr.write(f"{self.baseFilename}: {self._lost} lines lost: {error}\n")
+            self._lost, self._told_at = 0, time.monotonic()
 
 
 class Lines(logging.Formatter):

@@ -12,7 +12,7 @@ import pytest
 
 from prfaas.gateway.access_log import log_access
 from prfaas.gateway.facts import RequestFacts
-from prfaas.process.logs import JsonLines, Lines, set_up_logs
+from prfaas.process.logs import JsonLines, Lines, LogFile, set_up_logs
 
 SCRIPT = """
 import argparse, logging
@@ -89,6 +89,49 @@ def test_a_file_that_is_moved_away_is_begun_anew(tmp_path: Path) -> None:
         "one\n",
         "two\n",
     ]
+
+
+UNWRITABLE = """
+import logging, sys
+from pathlib import Path
+from prfaas.process.logs import set_up_logs
+file = Path(sys.argv[1]) / "log"
+file.parent.mkdir()
+set_up_logs("info", file=file)
+file.parent.rename(sys.argv[1] + ".moved")
+for _ in range(50):
+    logging.getLogger("prfaas.x").info("told")
+file.parent.mkdir()
+logging.getLogger("prfaas.x").info("told again")
+"""
+
+
+def test_lines_that_cannot_be_written_are_lost_and_who_logs_goes_on(tmp_path: Path) -> None:
+    where = tmp_path / "logs"
+    done = subprocess.run(
+        [sys.executable, "-c", UNWRITABLE, where], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines()[0].startswith(f"{where}/log: 1 lines lost: [Errno 2]")
+    assert "Traceback" not in done.stderr
+    assert (where / "log").read_text().endswith("told again\n")
+
+
+def test_a_full_disk_is_said_once_a_second(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("prfaas.process.logs.time.monotonic", lambda: now)
+    handler = LogFile(Path("/dev/full"))
+    for _ in range(30):
+        handler.emit(logging.makeLogRecord({"msg": "told"}))
+    now = 101.0
+    handler.emit(logging.makeLogRecord({"msg": "told"}))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "/dev/full: 1 lines lost: [Errno 28] No space left on device"
+    assert second == "/dev/full: 30 lines lost: [Errno 28] No space left on device"
+    assert handler.stream is not None
+    with pytest.raises(OSError, match="No space"):
+        handler.close()
 
 
 def test_the_access_log_says_how_a_request_ended_and_nothing_of_what_it_said(
