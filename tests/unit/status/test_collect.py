@@ -78,6 +78,23 @@ async def test_decisions_of_a_gateway_with_keys_are_asked_with_the_files_own() -
     assert len(snapshot.decisions) == 1
 
 
+async def test_the_key_goes_to_the_gateway_alone() -> None:
+    """Whose machine an agent or an engine is on would be an operator with it."""
+    shown: dict[str, set[str]] = {}
+
+    async def asked(_: object, __: object, sent: aiohttp.TraceRequestStartParams) -> None:
+        shown.setdefault(sent.headers.get("Authorization", ""), set()).add(str(sent.url.origin()))
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(asked)
+    mock = MockDeployment(keys="[secret]")
+    async with mock.running() as client, aiohttp.ClientSession(trace_configs=[trace]) as http:
+        await mock.ready()
+        await collect(mock.deployment(), http, gateway=base(client), now=5.0, timeout_s=10)
+        assert shown["Bearer secret"] == {base(client)}
+    assert len(shown[""]) > 2
+
+
 async def test_gateways_beside_the_one_that_is_asked_are_looked_at_too() -> None:
     mock = MockDeployment()
     async with mock.running() as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ vllm = pytest.importorskip("vllm")
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (  # noqa: E402
     KVConnectorBase_V1,
+    KVConnectorRole,
     KVConnectorTransferResults,
     SupportsHMA,
 )
@@ -69,6 +71,34 @@ def test_an_untried_version_is_spoken_of_before_anything_of_it_is_read(
             PrfaasConnector(nothing, nothing, nothing)
     (warning,) = said
     assert "vLLM 0.99.0 was not tried with prfaas" in warning
+
+
+def test_what_is_kept_is_named_by_the_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An engine that comes back with others must not find what was computed with these."""
+    named: list[str] = []
+
+    def of_an_engine(made: Any, *_: object) -> None:
+        transfer = SimpleNamespace(
+            is_kv_producer=True, kv_load_failure_policy="recompute", kv_connector_extra_config={}
+        )
+        vars(made).update(_kv_transfer_config=transfer)
+
+    monkeypatch.setattr(KVConnectorBase_V1, "__init__", of_an_engine)
+    monkeypatch.setattr(connector_module, "check_supported", lambda *_: None)
+    monkeypatch.setattr(
+        connector_module, "SchedulerSide", lambda *_, weights, **__: named.append(weights)
+    )
+    config: Any = SimpleNamespace(
+        model_config=SimpleNamespace(model=str(tmp_path), revision=None),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+    )
+    nothing: Any = None
+    for weights in (b"old", b"new", b"new"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        PrfaasConnector(config, KVConnectorRole.SCHEDULER, nothing)
+    assert named[0] != named[1] == named[2]
 
 
 COMMON: dict[str, Any] = {

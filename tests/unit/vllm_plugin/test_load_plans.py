@@ -112,3 +112,12 @@ def test_names_tell_salts_and_adapters_apart() -> None:
         PrefixNames("v", BLOCK).of(request(100)),
     ]
     assert len({found.names[0] for found in every if found is not None}) == 4
+
+
+def test_what_a_transfer_is_of_is_told_with_salt_and_adapter() -> None:
+    """Gateways find it by keys that the agent makes of these."""
+    lora = LoRARequest("a", 1, "/a")
+    found = PrefixNames("w", BLOCK).of(request(100, salt="s", lora_request=lora))
+    told = None if found is None else found.stretch(0, BLOCK)
+    assert told is not None
+    assert (told.salt, told.adapter) == ("s", "a")
