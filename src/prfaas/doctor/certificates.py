@@ -53,7 +53,9 @@ def _of_gateway(gateway: GatewayConfig, moment: datetime) -> Iterator[Finding]:
     if own is not None and Path(own.cert).exists():
         yield from _files(check, own, gateway.certificate_name or gateway.name, moment)
     if front is not None and Path(front.cert).exists():
-        yield _certificate(check, "certificate for clients", Path(front.cert), moment)
+        yield _certificate(
+            check, "certificate for clients", Path(front.cert), moment, of="its authority"
+        )
         yield _key(check, Path(front.key))
 
 
@@ -92,18 +94,20 @@ def _revoked(check: str, crl: Path, moment: datetime) -> Finding:
     return ok(check, f"revocation list {crl} is in force")
 
 
-def _certificate(check: str, what: str, file: Path, moment: datetime) -> Finding:
+def _certificate(
+    check: str, what: str, file: Path, moment: datetime, *, of: str = "'prfaas certs'"
+) -> Finding:
+    """``of``: who makes such a one."""
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
         return Finding(
             check, "error", f"{what} {file}: {error.strerror}",
-            "make it with 'prfaas certs', or correct 'tls:' in the file",
+            f"make it with {of}, or correct 'tls:' in the file",
         )  # fmt: skip
     except ValueError:
-        return Finding(
-            check, "error", f"{what} {file}: not a PEM certificate", "make it with 'prfaas certs'"
-        )
+        found = f"{what} {file}: not a PEM certificate"
+        return Finding(check, "error", found, f"make it with {of}")
     until = certificate.not_valid_after_utc
     words = f"{what} {file} is valid until {until:%Y-%m-%d}"
     if certificate.not_valid_before_utc > moment:
@@ -112,7 +116,7 @@ def _certificate(check: str, what: str, file: Path, moment: datetime) -> Finding
             f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
             "set this machine's clock right, or wait",
         )  # fmt: skip
-    renew = "renew it with 'prfaas certs' and put the file in its place"
+    renew = f"renew it with {of} and put the file in its place"
     if until < moment:
         return Finding(check, "error", f"{what} {file} expired {until:%Y-%m-%d}", renew)
     if (until - moment).total_seconds() < SOON_S:

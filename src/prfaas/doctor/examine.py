@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError
 from prfaas.doctor.certificates import check_certificates
 from prfaas.doctor.finding import Finding
 from prfaas.doctor.machine import check_machine
@@ -12,6 +13,7 @@ from prfaas.doctor.network import check_network
 from prfaas.doctor.rates import check_rates
 from prfaas.doctor.software import check_software
 from prfaas.doctor.storage import check_storage
+from prfaas.tls.agents import Trust
 
 
 async def examine(
@@ -32,8 +34,13 @@ async def examine(
             yield finding
         for finding in check_storage(deployment):
             yield finding
-        async for finding in check_network(deployment):
+        try:
+            trust = Trust(deployment)
+        except ConfigError as error:
+            yield Finding("network", "error", f"nobody is asked: {error}", "mend that file")
+            return
+        async for finding in check_network(deployment, trust):
             yield finding
         if measure_s > 0:
-            async for finding in check_rates(deployment, seconds=measure_s):
+            async for finding in check_rates(deployment, trust, seconds=measure_s):
                 yield finding

@@ -9,18 +9,29 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import aiohttp
 import msgspec
 
 from prfaas.core.addresses import parse_address, parse_url, stays_here
-from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, Line, lines_of
-from prfaas.core.errors import UNREADABLE
+from prfaas.core.deployment import (
+    AgentConfig,
+    Deployment,
+    EngineConfig,
+    GatewayConfig,
+    Line,
+    is_carried,
+    lines_of,
+)
+from prfaas.core.errors import UNREADABLE, PeerError
 from prfaas.core.units import format_count
 from prfaas.doctor.finding import Finding, ok
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
+from prfaas.process.failures import in_words
 from prfaas.tls.agents import Trust
+from prfaas.tls.context import PeerContext
 from prfaas.tls.front import trust_of
 
 _TIMEOUT_S = 3.0
@@ -30,32 +41,38 @@ _SKEW_S = 2.0
 
 
 async def check_network(
-    deployment: Deployment, *, clock: Callable[[], float] = time.time
+    deployment: Deployment, trust: Trust, *, clock: Callable[[], float] = time.time
 ) -> AsyncIterator[Finding]:
     """Of every process the file names: whether it answers, how far away, with which clock; and
     what agents say of the lines between each other. Raises ConfigError for an address that is
     none."""
-    trust = Trust(deployment)
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, connector=CarryingConnector()) as http:
         for gateway in deployment.gateways:
             name = "gateway" if gateway.name == "gateway" else f"gateway {gateway.name}"
+            if (lacks := _authority_elsewhere(gateway)) is not None:
+                yield Finding(name, "note", f"not asked: {lacks} is not on this machine")
+                continue
             yield await _process(
                 http, name, gateway.address, f"{gateway.url}/health", clock, trust_of(gateway)
             )
         for machine in deployment.machines:
+            agent = machine.agent
             for engine in machine.engines:
                 if engine.url:
                     place = str(parse_url(engine.url, what=f"engine {engine.name!r}: url"))
                     url = f"{engine.url.rstrip('/')}/health"
-                    through = trust.carried.get(engine.name, False)
                     name = f"engine {engine.name}"
-                    found = await _process(http, name, place, url, clock, through)
+                    if is_carried(engine, agent):
+                        place = f"{place} of {agent.name}"
+                        through = trust.carried.get(engine.name)
+                        yield await _carried(http, name, place, url, clock, through)
+                        continue
+                    found = await _process(http, name, place, url, clock, trust=False)
                     yield found
-                    if found.level == "ok" and not through:
+                    if found.level == "ok":
                         async for strangers in _strangers(http, engine):
                             yield strangers
-            agent = machine.agent
             url = f"{agent.admin_url}/health"
             yield await _process(
                 http, f"agent {agent.name}", agent.admin_address, url, clock, trust.of(url)
@@ -64,6 +81,12 @@ async def check_network(
         for line in lines_of(deployment):
             async for finding in _line(http, line, trust):
                 yield finding
+
+
+def _authority_elsewhere(gateway: GatewayConfig) -> str | None:
+    """The file by which its door is believed, where this machine has not got it."""
+    ca = None if gateway.tls is None else gateway.tls.ca
+    return None if ca is None or Path(ca).exists() else f"its authority {ca}"
 
 
 async def _process(
@@ -78,10 +101,58 @@ async def _process(
     if place.endswith(":0"):
         return Finding(name, "note", "its port is chosen when it starts")
     try:
-        async with http.get(url, ssl=trust) as answer:
-            now, date = clock(), answer.headers.get("Date")
-    except (aiohttp.ClientError, TimeoutError, OSError):
+        return await _answering(http, name, place, url, clock, trust)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        if isinstance(error, aiohttp.ClientSSLError):
+            return Finding(
+                name, "error", f"{place} is not spoken to: {_why(error)}",
+                "see to the certificates of both machines, to lists of revoked ones, and clocks",
+            )  # fmt: skip
         return _port(name, place)
+
+
+async def _carried(
+    http: aiohttp.ClientSession,
+    name: str,
+    place: str,
+    url: str,
+    clock: Callable[[], float],
+    through: PeerContext | None,
+) -> Finding:
+    """The same of an engine that its agent alone reaches: whatever has its port on this machine is
+    another."""
+    if through is None:
+        return Finding(
+            name, "note", f"not asked: no certificate of this machine's opens the way to {place}"
+        )
+    try:
+        return await _answering(http, name, place, url, clock, through)
+    except (aiohttp.ClientError, TimeoutError, OSError, PeerError) as error:
+        if isinstance(getattr(error, "os_error", None), PermissionError):
+            return Finding(name, "note", f"not asked: {_why(error)}; a gateway's machine can tell")
+        return Finding(
+            name, "warning", f"does not answer at {place}: {_why(error)}",
+            "start it; where its agent does not answer either, that first",
+        )  # fmt: skip
+
+
+def _why(error: Exception) -> str:
+    """In the words of TLS or of the agent, where it is one of theirs."""
+    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
+    return getattr(inner, "strerror", None) or in_words(error)
+
+
+async def _answering(
+    http: aiohttp.ClientSession,
+    name: str,
+    place: str,
+    url: str,
+    clock: Callable[[], float],
+    trust: ssl.SSLContext | bool,
+) -> Finding:
+    """Raises what aiohttp does, and PeerError, where it does not answer."""
+    async with http.get(url, ssl=trust) as answer:
+        now, date = clock(), answer.headers.get("Date")
     then = _time_of(date)
     if then is None:
         return Finding(name, "note", f"answers at {place}, and does not say what time it has")

@@ -20,14 +20,15 @@ _ENOUGH = 0.8
 """Of the rate in the file: shorter measurements do not get all of it."""
 
 
-async def check_rates(deployment: Deployment, *, seconds: float) -> AsyncIterator[Finding]:
+async def check_rates(
+    deployment: Deployment, trust: Trust, *, seconds: float
+) -> AsyncIterator[Finding]:
     """A finding for every pair of agents of every line, in the direction in which KV travels.
 
     Args:
         seconds: for which each pair is measured.
     """
     timeout = aiohttp.ClientTimeout(total=seconds + _SLACK_S)
-    trust = Trust(deployment)
     agents = {agent.name: agent for agent in deployment.agents}
     async with aiohttp.ClientSession(timeout=timeout) as http:
         for line in lines_of(deployment):

@@ -31,7 +31,8 @@ async def open_tunnel(
     """A connection to an engine at this address of its machine, with what ``make`` makes.
 
     Raises ConnectionRefusedError where the engine does not listen, OSError (ECONNABORTED) where its
-    agent is not to be had or does not let us, TimeoutError where one of the two is late.
+    agent is not to be had, of which PermissionError where it does not let us, TimeoutError where
+    one of the two is late.
     """
     loop = asyncio.get_running_loop()
     host, port = through.address
@@ -60,7 +61,7 @@ async def open_tunnel(
         if status == 504:
             raise TimeoutError(f"{engine} is late to accept a connection of its agent's")
         why = f"agent {through.peer} answers {status} when asked for {engine}"
-        raise OSError(errno.ECONNABORTED, why)
+        raise (PermissionError if status == 403 else OSError)(errno.ECONNABORTED, why)
     protocol = make()
     transport.set_protocol(protocol)
     protocol.connection_made(transport)

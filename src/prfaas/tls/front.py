@@ -52,7 +52,9 @@ def trusting_anybody() -> ssl.SSLContext:
 
 
 def trust_of(gateway: GatewayConfig) -> ssl.SSLContext | bool:
-    """What our own tools trust when they speak to this gateway, as aiohttp takes it. Raises
-    ConfigError."""
+    """What our own tools trust when they speak to this gateway, as aiohttp takes it: nobody, where
+    its authority is not on this machine. Raises ConfigError for one that cannot be read."""
     ca = None if gateway.tls is None else gateway.tls.ca
-    return True if ca is None else trusting(Path(ca))
+    if ca is None:
+        return True
+    return trusting(Path(ca)) if Path(ca).exists() else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -15,10 +15,11 @@ from prfaas.doctor import network
 from prfaas.doctor.finding import Finding
 from prfaas.doctor.network import check_network
 from prfaas.testing.mock_deployment import MockDeployment
+from prfaas.tls.agents import Trust
 
 
 async def findings(deployment: Deployment, *, skew_s: float = 0.0) -> dict[str, Finding]:
-    found = check_network(deployment, clock=lambda: time.time() + skew_s)
+    found = check_network(deployment, Trust(deployment), clock=lambda: time.time() + skew_s)
     return {finding.check: finding async for finding in found}
 
 

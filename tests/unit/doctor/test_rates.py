@@ -11,6 +11,7 @@ from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.doctor.finding import Finding
 from prfaas.doctor.rates import check_rates
 from prfaas.link.api import MeasuredLine
+from prfaas.tls.agents import Trust
 
 MEASURED = MeasuredLine(
     peer="a-west",
@@ -52,7 +53,9 @@ async def found(answer: web.Response, *, rate: str = "", path: str = "a-west") -
     app.router.add_post("/links/{peer}/measure", measure)
     async with TestServer(app) as server:
         admin = f"{server.host}:{server.port}"
-        (finding,) = [f async for f in check_rates(deployment(admin, rate), seconds=0.5)]
+        measured = deployment(admin, rate)
+        trust = Trust(measured)
+        (finding,) = [f async for f in check_rates(measured, trust, seconds=0.5)]
     assert asked == [f"/links/{path}/measure?seconds=0.5"]
     assert finding.check == "rate a-east -> a-west"
     return finding
@@ -96,7 +99,8 @@ async def test_what_is_not_measured_is_said(status: int, error: str, level: str,
 
 
 async def test_an_agent_that_is_away_is_a_note() -> None:
-    (finding,) = [f async for f in check_rates(deployment("127.0.0.1:1"), seconds=0.1)]
+    asked = deployment("127.0.0.1:1")
+    (finding,) = [f async for f in check_rates(asked, Trust(asked), seconds=0.1)]
     assert (finding.level, finding.found) == (
         "note",
         "not measured: agent a-east does not answer",
