@@ -25,6 +25,7 @@ from prfaas.gateway.body import tenant_salt
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.usage import Counts, counts_in
 from prfaas.scheduler.fleet import FleetState
+from prfaas.testing import mock_engine
 from prfaas.testing.mock_deployment import MockDeployment, until
 
 COMPLETIONS = "/v1/completions"
@@ -586,6 +587,62 @@ LIMITED = """
     - {name: alice, api_keys: [alice-key]}
     - {name: mallory, api_keys: [mal-key], max_tokens: 100}
 """
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        (COMPLETIONS, {"prompt": "a"}, 200),
+        (COMPLETIONS, {"prompt": "a", "max_tokens": None}, 400),
+        ("/v1/chat/completions", {"max_tokens": 4000}, 200),
+        ("/v1/chat/completions", {}, 400),
+        ("/v1/responses", {"input": "a", "previous_response_id": "r"}, 400),
+    ],
+    ids=str,
+)
+async def test_an_answer_of_which_no_length_is_said_counts_as_what_it_may_have(
+    path: str, more: dict[str, Any], status: int
+) -> None:
+    """Where an engine reads the prompt itself: it answers for as long as its context has room."""
+    mock = MockDeployment(gateway=LIMITED.replace("100", "5000"))
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"echo": True, **more}
+        if "chat" in path:
+            body["messages"] = [{"role": "user", "content": "a"}]
+        async with client.post(path, json=body, headers=MALLORY) as response:
+            assert response.status == status, await response.text()
+
+
+@pytest.mark.parametrize(("longest", "status"), [(4800, 200), (6000, 400)])
+async def test_so_does_one_to_a_picture_as_its_renderer_says(
+    longest: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = mock_engine._rendered
+
+    def with_picture(body: dict[str, Any], token_ids: list[int]) -> dict[str, Any]:
+        found = rendered(body, token_ids)
+        return {**found, "features": {"a": 1}, "sampling_params": {"max_tokens": longest}}
+
+    monkeypatch.setattr(mock_engine, "_rendered", with_picture)
+    mock = MockDeployment(gateway=LIMITED.replace("100", "5000"))
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"messages": [{"role": "user", "content": "a"}]}
+        async with client.post("/v1/chat/completions", json=body, headers=MALLORY) as response:
+            assert response.status == status, await response.text()
+
+
+async def test_no_pictures_are_embedded_that_nobody_counts() -> None:
+    mock = MockDeployment(gateway=LIMITED.replace("max_tokens", "tokens_per_min"))
+    picture = {"type": "image_url", "image_url": {"url": "https://h/p"}}
+    many = {"messages": [{"role": "user", "content": [picture] * 4}]}
+    async with mock.running() as client:
+        await mock.ready()
+        for form, status in (("bytes_only", 400), ("float", 404)):  # 404: nobody serves it here.
+            body = {**many, "encoding_format": form}
+            async with client.post("/v1/embeddings", json=body, headers=MALLORY) as response:
+                assert response.status == status
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,20 @@ class RequestBody:
         return self._text("model")
 
     @property
+    def is_as_long_as_it_fits(self) -> bool:
+        """Whether what is left of an engine's context alone bounds its answers. Completions have a
+        length where none is written."""
+        written = self.endpoint != "/v1/completions" or "max_tokens" in self._fields
+        return written and self.max_tokens is None
+
+    @property
+    def hides_pictures(self) -> bool:
+        """Whether an engine embeds messages, pictures among them, and says nothing of how many
+        tokens they have."""
+        form = self._value("encoding_format")
+        return "messages" in self._fields and isinstance(form, str) and form.startswith("bytes")
+
+    @property
     def prompt_bytes(self) -> int:
         """No text in its prompt is longer, beside what a chat template adds."""
         prompt = self._fields.get("prompt") if self.endpoint == "/v1/completions" else None

@@ -145,6 +145,9 @@ class ClientApi:
                 # It is read, and belongs to a tenant, as a completion is.
                 body = RequestBody("/v1/completions", raw)
                 self._claim(body, tenant)
+                if tenant.config.tokens_per_min is not None and body.hides_pictures:
+                    why = "messages embedded as bytes say nothing of their tokens, which this key "
+                    raise RequestRefused(400, why + "is limited by", param="encoding_format")
                 use.take_tokens(body.tokens_of_text, 0)
                 try:
                     answer = await self._ask_any(request, body.raw, body.model, tenant.name)

@@ -102,10 +102,9 @@ class Exchange:
     def tokens(self) -> tuple[int, int]:
         """Of the prompts, and of the answers at most. A prompt that was not tokenised here has as
         many as its text may have."""
-        prompt, body = self.prompt, self.body
-        counted = None if prompt.token_ids is None else len(prompt.token_ids)
-        answers = prompt.max_output_tokens * body.choices * body.prompts
-        return counted or body.tokens_of_text, answers
+        ids = self.prompt.token_ids
+        counted = None if ids is None else len(ids)
+        return counted or self.body.tokens_of_text, self.longest_answers
 
     @property
     def prompt_uncounted(self) -> int:
@@ -119,9 +118,8 @@ class Exchange:
     def longest_answers(self) -> int:
         """How many tokens all answers together may have, whatever an engine says."""
         prompt, body = self.prompt, self.body
-        if prompt.token_ids is None and body.max_tokens is None:
-            return LONGEST_UNSAID * body.choices * body.prompts
-        return self.tokens()[1]
+        longest = LONGEST_UNSAID if prompt.unsaid else prompt.max_output_tokens
+        return longest * body.choices * body.prompts
 
     def elapsed_s(self) -> float:
         """Since it was received."""

@@ -52,6 +52,8 @@ class Prompt(msgspec.Struct, frozen=True):
     stream: bool
     why_alone: str | None = None
     about_tokens: int | None = None
+    unsaid: bool = False
+    """Whether nobody here knows how long an answer may be, and ``max_output_tokens`` is a guess."""
 
 
 class Renderer:
@@ -203,8 +205,9 @@ def short_prompt(body: RequestBody, block_tokens: int) -> Prompt | None:
     if body.prompt_bytes >= least or body.needs_engine_alone() is not None:
         return None
     about = max(1, body.prompt_bytes // BYTES_PER_TOKEN)
+    unsaid = body.is_as_long_as_it_fits
     output = body.max_tokens or _OUTPUT_TOKENS_UNSAID
-    return Prompt(None, output, body.stream, about_tokens=about)
+    return Prompt(None, output, body.stream, about_tokens=about, unsaid=unsaid)
 
 
 def _nobody_waits(task: asyncio.Task[Rendered]) -> None:
@@ -236,12 +239,16 @@ def _prompt(body: RequestBody, rendered: list[RenderedPrompt]) -> Prompt:
         return _untouched(body, f"batch of {len(rendered)} prompts")
     only = rendered[0]
     if only.multimodal:
-        return _untouched(body, "multimodal prompt")
+        return _untouched(body, "multimodal prompt", only.sampling_params.max_tokens)
     if only.sampling_params.skip_reading_prefix_cache:
-        return _untouched(body, "the whole prompt must be computed for its logprobs")
+        why = "the whole prompt must be computed for its logprobs"
+        return _untouched(body, why, only.sampling_params.max_tokens)
     output = only.sampling_params.max_tokens or _OUTPUT_TOKENS_UNSAID
     return Prompt(only.token_ids, output, only.stream)
 
 
-def _untouched(body: RequestBody, why: str) -> Prompt:
-    return Prompt(None, body.max_tokens or _OUTPUT_TOKENS_UNSAID, body.stream, why)
+def _untouched(body: RequestBody, why: str, rendered: int | None = None) -> Prompt:
+    """``rendered``: how long an answer may be, where an engine has said it."""
+    said = rendered or body.max_tokens
+    unsaid = said is None and body.is_as_long_as_it_fits
+    return Prompt(None, said or _OUTPUT_TOKENS_UNSAID, body.stream, why, unsaid=unsaid)
