@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -209,8 +209,3 @@ class Access:
     def check_operator(self, request: web.Request) -> None:
         """Raise RequestRefused (401, 403) where it may not do what operators may."""
         check_operator(request, self.operators, clients=bool(self.tenants))
-
-
-def locked_out(engines: Iterable[EngineClient]) -> list[str]:
-    """Why those of them that do let the gateway do nothing."""
-    return [engine.locked for engine in engines if engine.locked is not None]

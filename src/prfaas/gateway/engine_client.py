@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -99,7 +100,8 @@ class EngineClient:
         """Why it lets the gateway do nothing; None where it does, or has not been asked."""
         self._http = http
         self.on_lost: Callable[[], None] = _nobody
-        """Called when its process seems to be gone, long before a health check would show it."""
+        """Called when its process seems to be gone, long before a health check would show it, or it
+        lets the gateway do nothing."""
         self._probe = self._make_probe()
         self.heard_at = -math.inf
         """When it last said anything of an answer, by the event loop's clock."""
@@ -119,6 +121,9 @@ class EngineClient:
             if is_local(error):
                 raise LocalFault(f"the gateway cannot reach {self.name}: {error}") from error
             return Sickness(describe(error), late=is_lost(error), refused=nobody_listens(error))
+        if status == 200 and self.locked is not None:  # Nobody else asks it for anything now.
+            with suppress(EngineError):
+                await self.models(within_s=_HEALTH_TIMEOUT_S)
         return None if status == 200 else Sickness(f"health check answered {status}")
 
     def take(self, credentials: Credentials) -> None:
@@ -131,12 +136,12 @@ class EngineClient:
     def _note(self, path: str, status: int) -> None:
         if not path.startswith("/v1"):
             return  # vLLM asks for its key there alone.
-        self.locked = (
-            f"engine {self.name} answers {status}: it wants an API key that the gateway has not; "
-            "write api_key_file or api_key_env at the engine in the deployment file"
-            if status in (401, 403)
-            else None
-        )
+        self.locked = None
+        if status in (401, 403):
+            why = f"{self.name} answers {status}: it wants an API key that the gateway has not"
+            remedy = "write api_key_file or api_key_env at the engine in the deployment file"
+            self.locked = f"engine {why}; {remedy}"
+            self.on_lost()
 
     def _make_probe(self) -> HealthProbe:
         return HealthProbe(self.url, lambda: self.on_lost(), tls=self.credentials.tls)

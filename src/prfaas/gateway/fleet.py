@@ -4,7 +4,10 @@ An engine counts as up while its health check answers and, for a prefill engine,
 registered with its machine's agent in a layout that fits some decode engine's (`layouts`). Layouts
 are compared whenever an engine registers, never at the first request.
 
-An engine that stops being so is *suspected*: it gets no new work, and what it has goes on. A health
+An engine that is well and refuses what the gateway shows of itself (401, 403) is up no more until
+it takes that: it is free at all times, and what is tried again would come to it.
+
+An engine that stops being up is *suspected*: it gets no new work, and what it has goes on. A health
 check says little about answers under way: a server that shuts down closes its listener first and
 its streams last. It is *down* once there is evidence of its death: its health check has failed for
 `_DEATH_S` and nothing was heard of it on any answer in that time, or its processes were replaced.
@@ -93,14 +96,14 @@ class Fleet:
         """Why no request can be answered; empty if one can."""
         if self._up & self._endpoints.answering:
             return []
-        decode = [e.name for e in self._endpoints.engines.values() if e.role == "decode"]
-        return [f"decode engine {name} is down: {self._health[name].why}" for name in decode]
+        decode = [e for e in self._endpoints.engines.values() if e.role == "decode"]
+        return [self._said_of(e, self._health[e.name].why) for e in decode]
 
     def warnings(self) -> list[str]:
         """What keeps the deployment from being whole: requests are answered all the same."""
         found = [str(mismatch) for mismatch in self.layouts.mismatches()]
         down = ((e, self._down(e)) for e in self._endpoints.engines.values())
-        found += [f"{e.role} engine {e.name} is down: {why}" for e, why in down if why is not None]
+        found += [self._said_of(e, why) for e, why in down if why is not None]
         if not self.layouts.any_decodes():
             found.append("no decode engine has registered its KV layout with its agent yet")
         return found + list(self._agent_troubles.values())
@@ -114,8 +117,9 @@ class Fleet:
         return engine in self._alike
 
     def suspect(self, engine: str) -> None:
-        """A request could not reach this engine: look at once."""
+        """A request could not reach this engine, or was refused by it: look at once."""
         if (wake := self._wake.get(engine)) is not None:
+            self._settle(self._endpoints.engines[engine])
             wake.set()
 
     def add(self, engine: str) -> None:
@@ -237,12 +241,16 @@ class Fleet:
             return why
         return self.layouts.why_unpaired(engine)
 
+    def _said_of(self, engine: EngineEndpoint, why: str | None) -> str:
+        locked = self._engines[engine.name].locked
+        return locked or f"{engine.role} engine {engine.name} is down: {why}"
+
     def _down(self, engine: EngineEndpoint) -> str | None:
         why = self._health[engine.name].why
         registers = engine.role == "prefill" and engine.name not in self._endpoints.answering
         if why is None and registers and not self.layouts.is_whole(engine.name):
             return "not registered with its agent"
-        return why
+        return why or self._engines[engine.name].locked
 
 
 class _Wake:

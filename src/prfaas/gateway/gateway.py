@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prfaas.core.deployment import Deployment
-from prfaas.gateway.access import Access, locked_out, read_access
+from prfaas.gateway.access import Access, read_access
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.cached_elsewhere import CachedElsewhere
@@ -193,8 +193,7 @@ class Gateway:
         answering = self.fleet.up & self._endpoints.answering
         if answering and answering <= self.drains.engines:
             found.append("every engine that could answer is drained")
-        locked = locked_out(self.engines[name] for name in sorted(answering))
-        return found + locked if len(locked) == len(answering) else found
+        return found
 
     async def stop_serving(self, hurry: asyncio.Event) -> None:
         """Take no more requests and let those under way end, for `GatewayConfig.drain_s` or until

@@ -15,7 +15,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from prfaas.core.readiness import Readiness
 from prfaas.core.units import parse_bytes
-from prfaas.gateway.access import locked_out
 from prfaas.gateway.api_errors import (
     ApiError,
     GatewayBug,
@@ -174,7 +173,6 @@ class _Front:
             *gateway.fleet.warnings(),
             *gateway.lines.warnings(),
             *gateway.models.warnings(),
-            *locked_out(gateway.engines.values()),
         ]
         warnings = [each for each in warnings if each not in troubles]
         body = Readiness(not troubles, troubles, warnings)

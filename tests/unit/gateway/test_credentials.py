@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from pathlib import Path
@@ -27,14 +28,14 @@ async def test_engines_that_want_a_key_are_locked_until_the_gateway_has_it(tmp_p
     for engine in mock.engines.values():
         engine.api_key = "right"
     async with mock.running() as client:
-        await until(lambda: mock.gateway.fleet.up == mock.engines.keys())
         await until(lambda: all(e.locked for e in mock.gateway.engines.values()))
+        assert not mock.gateway.fleet.up
         async with client.get("/ready") as response:
             assert response.status == 503, "no request can be answered"
             troubles = (await response.json())["troubles"]
         assert any("engine d1 answers 401: it wants an API key" in why for why in troubles)
         async with client.post(COMPLETIONS, json={"prompt": "x"}) as response:
-            assert response.status == 502, "it is not the client's key that is wrong"
+            assert response.status == 503, "it is not the client's key that is wrong"
             assert "right" not in await response.text()
 
         keys.write_text("right\n")
@@ -47,6 +48,35 @@ async def test_engines_that_want_a_key_are_locked_until_the_gateway_has_it(tmp_p
         assert mock.engines["e1"].requests, "prefill engines are shown theirs as well"
         seen = [h for e in mock.engines.values() for _, _, h in e.requests]
         assert {headers["Authorization"] for headers in seen} == {"Bearer right"}
+
+
+async def test_an_engine_that_refuses_the_key_draws_no_requests_from_those_that_answer() -> None:
+    """It is free at all times: what was tried again came to it, until it had been tried enough."""
+    mock = MockDeployment(engine_entry=", max_num_seqs: 1")
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["d1"].takes_s = 0.05
+        mock.engines["d2"].api_key = "another"
+
+        async def asked(number: int) -> int:
+            body = {"prompt": str(number)}
+            async with client.post(COMPLETIONS, json=body) as response:
+                return response.status
+
+        assert set(await asyncio.gather(*map(asked, range(12)))) == {200}
+        async with client.get("/ready") as response:
+            warnings = (await response.json())["warnings"]
+        assert any("engine d2 answers 401: it wants an API key" in why for why in warnings)
+        for engine in ("d1", "p1"):
+            async with client.post("/drain", json={"target": engine}) as response:
+                assert response.status == 200
+        async with client.get("/ready") as response:
+            assert response.status == 503, "the one that is left refuses"
+        mock.engines["d2"].api_key = None
+        async with asyncio.timeout(60):
+            while (await client.get("/ready")).status != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert await asked(0) == 200
 
 
 async def test_a_key_that_cannot_be_read_stops_nothing_that_runs(tmp_path: Path) -> None:
