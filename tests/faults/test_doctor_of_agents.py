@@ -85,7 +85,7 @@ async def test_engines_are_those_of_their_machines_and_none_that_is_here(
     assert found["engine d"].level == "ok"
     assert "of a, clocks agree" in found["engine d"].found
     assert found["engine e"].level == "warning"
-    assert "agent b at" in found["engine e"].found
+    assert "agent b:" in found["engine e"].found
     assert "end it" not in (found["engine e"].advice or "")
 
 

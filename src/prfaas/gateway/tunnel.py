@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 from prfaas.core.addresses import Address
 from prfaas.core.errors import PeerError
+from prfaas.gateway.upstream_errors import describe
 from prfaas.tls.context import PeerContext, check_server
 
 _TIMEOUT_S = 5.0
@@ -32,7 +33,7 @@ async def open_tunnel(
 
     Raises ConnectionRefusedError where the engine does not listen, OSError (ECONNABORTED) where its
     agent is not to be had, of which PermissionError where it does not let us, TimeoutError where
-    one of the two is late.
+    one of the two is late. Their words have no addresses: clients read them.
     """
     loop = asyncio.get_running_loop()
     host, port = through.address
@@ -49,7 +50,7 @@ async def open_tunnel(
         raise
     except OSError as error:
         _drop(transport)
-        why = f"agent {through.peer} at {Address(host, port)}: {error.strerror or error}"
+        why = f"agent {through.peer}: {describe(error)}"
         raise OSError(errno.ECONNABORTED, why) from error
     except PeerError as error:
         _drop(transport)
@@ -60,7 +61,7 @@ async def open_tunnel(
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"{engine} does not listen")
         if status == 504:
             raise TimeoutError(f"{engine} is late to accept a connection of its agent's")
-        why = f"agent {through.peer} answers {status} when asked for {engine}"
+        why = f"agent {through.peer} answers {status} when asked for its engine"
         raise (PermissionError if status == 403 else OSError)(errno.ECONNABORTED, why)
     protocol = make()
     transport.set_protocol(protocol)

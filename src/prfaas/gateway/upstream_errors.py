@@ -112,7 +112,8 @@ def _until(date: str) -> float:
 
 
 def describe(error: BaseException) -> str:
-    """One line for a connection error, never empty, and without addresses: clients read it."""
+    """One line for a connection error, never empty, and without addresses: clients read it, and
+    whoever asks `/ready`."""
     if isinstance(error, CannotConnect):
         code = error.errno or 0  # Of TLS, or of a name that is not known, it is no system error.
         return f"cannot connect: {os.strerror(code)}" if code > 1 else "cannot connect"
@@ -120,7 +121,11 @@ def describe(error: BaseException) -> str:
         return os.strerror(errno.ECONNREFUSED)
     if isinstance(error, TimeoutError):
         return "timed out"
-    return str(error) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error)
+    if "Connect call failed" in said:  # asyncio's words, with each address that it has tried.
+        tried = getattr(error, "errno", None)
+        return os.strerror(tried) if tried else "cannot connect"
+    return said or type(error).__name__
 
 
 def error_status(body: bytes) -> int:

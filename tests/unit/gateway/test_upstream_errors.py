@@ -36,11 +36,14 @@ def test_any_body_has_a_status_and_a_message(body: bytes, status: int, message: 
 def test_no_error_is_without_words() -> None:
     assert describe(TimeoutError()) == "timed out"
     assert describe(ConnectionResetError()) == "ConnectionResetError"
-    assert describe(OSError(24, "Too many open files")) == "[Errno 24] Too many open files"
+    assert describe(OSError(24, "Too many open files")) == "Too many open files"
     refused = ConnectionRefusedError(111, "Connect call failed ('10.0.0.5', 8000)")
     for error in (refused, CannotConnect("10.0.0.5", 8000, refused)):
         assert "Connection refused" in describe(error)
         assert "10.0.0.5" not in describe(error), "clients read it"
+    unreachable = OSError(113, "Connect call failed ('10.0.0.5', 8000)")
+    assert describe(unreachable) == "No route to host"
+    assert describe(OSError(f"Multiple exceptions: {unreachable}, {refused}")) == "cannot connect"
 
 
 def test_what_a_client_has_an_engine_quote_is_not_kept_whole() -> None:
