@@ -91,6 +91,7 @@ class LearnedFile:
             return
         scratch = self._path.with_name(f"{self._path.name}.tmp")
         try:
+            scratch.touch(mode=0o600)
             scratch.write_bytes(msgspec.json.encode(learned))
             scratch.replace(self._path)
         except OSError as error:

@@ -22,6 +22,7 @@ def test_it_goes_there_and_back(tmp_path: Path) -> None:
     LearnedFile(path).write(LearnedTimes(SUMS, LOADS, STEPS))
     assert LearnedFile(path).read() == Learned(VERSION, SUMS, LOADS, STEPS)
     assert [file.name for file in tmp_path.iterdir()] == ["learned.json"]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
