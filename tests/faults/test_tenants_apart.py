@@ -74,23 +74,29 @@ def salts(mock: MockDeployment) -> set[str | None]:
     return {body.get("cache_salt") for body in every}
 
 
-async def test_one_tenants_idle_connections_close_none_of_anothers() -> None:
+@pytest.mark.parametrize("prompt", ["a", "a" * 30_000], ids=["small", "large"])
+async def test_one_tenants_idle_connections_close_none_of_anothers(prompt: str) -> None:
+    """Whose they are is known also where the last answer was a large one."""
     mock = MockDeployment(gateway=TWO)
+    body = json.dumps({"prompt": prompt}).encode()
     async with mock.running() as client:
+        await mock.ready()
         address = parse_url(str((await client.get("/health")).url.origin()))
         mock.gateway.access.connections.most = 16
 
         async def idle(key: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
             reader, writer = await asyncio.open_connection(*address)
-            head = b"GET /v1/nothing HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %b\r\n\r\n"
-            writer.write(head % key)
-            assert b" 404 " in await reader.readline()
+            head = b"POST /tokenize HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %b\r\n"
+            writer.write(head % key + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert b" 200 " in await reader.readline()
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
             return reader, writer
 
         opened = [await idle(b"alice-key")]
         opened += [await idle(b"mal-key") for _ in range(40)]
         reader, _ = opened[0]
-        await reader.readuntil(b"}}")
         with pytest.raises(TimeoutError):  # It is open still.
             await asyncio.wait_for(reader.read(1), 0.2)
         assert mock.gateway.access.connections.dropped["room"] >= 20

@@ -50,9 +50,9 @@ class WholeAnswer(web.Response):
         assert isinstance(body, bytes)
         self._transport = request.transport
         if isinstance(request, web.Request):
-            admit(request)  # It is not over: it may take as long as its client reads.
             tenant = request.get(TENANT)
             self.whose = "" if tenant is None else tenant.name
+            admit(request, self.whose)  # It is not over: it may take as long as its client reads.
         # However small it is, it holds a descriptor.
         connection = _MOST_BYTES // share_of_files(_SHARE_OF_FILES, most=_MOST_UNREAD)
         self.left = len(body)
