@@ -133,7 +133,7 @@ def _measure_deployment(
                 prefills=not prefills,
                 sender_url=None if sender is None else sender.url,
                 sender_key=None if sender is None else _key(sender),
-                sender_through=None if sender is None else trust.carried.get(sender.name),
+                sender_through=None if sender is None else _through(sender, trust),
             )
             measured.append(asyncio.run(measure(wanted, _tell(decodes[0].name))))
         if prefills:
@@ -169,10 +169,15 @@ def _wanted(
         agent_url=agent.admin_url,
         agent_tls=shown if isinstance(shown, ssl.SSLContext) else None,
         key=_key(engine),
-        through=trust.carried.get(engine.name),
+        through=_through(engine, trust),
         agent=agent.name,
         engine=engine.name,
     )
+
+
+def _through(engine: EngineConfig, trust: Trust) -> ssl.SSLContext | None:
+    shown = trust.carried.get(engine.name) or trust.of(f"{engine.url}/")
+    return shown if isinstance(shown, ssl.SSLContext) else None
 
 
 def _key(engine: EngineConfig) -> str | None:

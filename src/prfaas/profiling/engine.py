@@ -17,7 +17,6 @@ from prfaas.bench.asking import KNOWN_IDS
 from prfaas.bench.endpoint import ModelList
 from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.process.failures import in_words
-from prfaas.tls.context import PeerContext
 
 _SHORT_PROMPT = 32
 _STEPS = (12, 128)
@@ -52,7 +51,7 @@ class EngineUnderTest:
         session: aiohttp.ClientSession,
         *,
         key: str | None = None,
-        through: PeerContext | None = None,
+        through: ssl.SSLContext | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._ssl: ssl.SSLContext | bool = through or True

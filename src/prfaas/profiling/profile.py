@@ -21,7 +21,6 @@ from prfaas.gateway.http_client import HttpClient
 from prfaas.profiling.engine import EngineUnderTest, Facts, NotTogether, steps_for
 from prfaas.profiling.ladder import doubling, measured
 from prfaas.profiling.layout_sizes import kv_size_of_layout, kv_tokens_of
-from prfaas.tls.context import PeerContext
 
 FIRST_TOKENS = 128
 _UNSAID_TOKENS = 8192
@@ -52,9 +51,10 @@ class Wanted(msgspec.Struct, frozen=True):
     key: str | None = None
     """What the engine asks for, and ``sender_key`` for the other."""
     sender_key: str | None = None
-    through: PeerContext | None = None
-    """Of the agent that carries the engine, and ``sender_through`` the other."""
-    sender_through: PeerContext | None = None
+    through: ssl.SSLContext | None = None
+    """Of the agent that carries the engine, or what is trusted at its ``https`` url; and
+    ``sender_through`` of the other."""
+    sender_through: ssl.SSLContext | None = None
     engine: str = ""
     sender_url: str | None = None
 

@@ -10,7 +10,7 @@ from prfaas.core.deployment import Deployment, GatewayConfig, is_carried
 from prfaas.core.errors import ConfigError
 from prfaas.tls.context import PeerContext, client_context, named_context, peer_context
 from prfaas.tls.files import TlsFiles, files_in
-from prfaas.tls.front import trust_of, trusting_anybody
+from prfaas.tls.front import trust_of, trusting, trusting_anybody
 
 
 def agent_contexts(deployment: Deployment) -> dict[str, PeerContext]:
@@ -55,19 +55,23 @@ def _of_admin(gateway: GatewayConfig) -> ssl.SSLContext | bool:
 
 class Trust:
     """Which context goes with which URL, as aiohttp takes it. Raises ConfigError for an authority
-    of a gateway's clients that cannot be read."""
+    of a gateway's clients, or of engines, that cannot be read."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._agents = {f"{a.admin_url}/": a.name for a in deployment.agents if a.tls is not None}
         self._files = files = _usable(deployment) if self._agents else None
         self._named: dict[str, ssl.SSLContext] = {}
         self._elsewhere = trust_of(deployment.gateway)
-        self._gateways: dict[str, ssl.SSLContext | bool] = {}
+        self._servers: dict[str, ssl.SSLContext | bool] = {}
         for gateway in deployment.gateways:
-            self._gateways[f"{gateway.url}/"] = trust_of(gateway)
-            self._gateways |= dict.fromkeys(
+            self._servers[f"{gateway.url}/"] = trust_of(gateway)
+            self._servers |= dict.fromkeys(
                 (f"{url}/" for url in gateway.admin_urls), _of_admin(gateway)
             )
+        for engine in deployment.engines:
+            # Where this machine has not got its authority, it fails as one of a stranger's.
+            if engine.ca is not None and Path(engine.ca).is_file():
+                self._servers[f"{(engine.url or '').rstrip('/')}/"] = trusting(Path(engine.ca))
         doors = [g for g in deployment.gateways if g.admin is None and g.tls is not None]
         self._doors = tuple(f"{url}/" for gateway in doors for url in gateway.own_urls)
         self.carried: dict[str, PeerContext] = {}
@@ -86,7 +90,7 @@ class Trust:
             if agent not in self._named:
                 self._named[agent] = named_context(self._files, agent, shows=True)
             return self._named[agent]
-        found = (trust for start, trust in self._gateways.items() if url.startswith(start))
+        found = (trust for start, trust in self._servers.items() if url.startswith(start))
         return next(found, self._elsewhere)
 
     def of_own(self, url: str) -> ssl.SSLContext | bool:

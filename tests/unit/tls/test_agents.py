@@ -44,10 +44,10 @@ def port(tmp_path: Path) -> Iterator[int]:
         thread.join()
 
 
-def _with_gateway(entry: str) -> Deployment:
+def _with_gateway(entry: str, *, engine: str = "role: decode") -> Deployment:
     return parse_deployment(
         "clusters: [{name: west, kind: pd, agent: {name: a, plaintext: true}, "
-        f"engines: [{{name: d, role: decode}}]}}]\ngateway: {{{entry}}}\n",
+        f"engines: [{{name: d, {engine}}}]}}]\ngateway: {{{entry}}}\n",
         source="test",
     )
 
@@ -69,6 +69,16 @@ def test_who_has_started_a_gateway_asks_it_whatever_its_certificate_calls_it(
     checked = others if isinstance(others, ssl.SSLContext) else ssl.create_default_context()
     with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
         urlopen(f"{url}/ready", context=checked)
+
+
+def test_an_engine_is_known_by_the_authority_that_the_file_names(port: int, tmp_path: Path) -> None:
+    engine = f"role: decode, url: 'https://localhost:{port}', ca: {tmp_path / 'ca.pem'}"
+    trust = Trust(_with_gateway("listen: '127.0.0.1:8000'", engine=engine))
+    found = trust.of(f"https://localhost:{port}/metrics#d")
+    assert isinstance(found, ssl.SSLContext)
+    # Its authority is known, so that only its name is wrong.
+    with pytest.raises(URLError, match="Hostname mismatch"):
+        urlopen(f"https://localhost:{port}/", context=found)
 
 
 @pytest.mark.parametrize(

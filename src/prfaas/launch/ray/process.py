@@ -291,10 +291,12 @@ def command_of(deployment: Deployment, name: str, kind: Kind, file: Path) -> tup
 
 
 def _trust(deployment: Deployment, name: str, kind: Kind) -> ssl.SSLContext:
-    """What an agent, or a gateway, is asked with on its own node."""
-    shown: ssl.SSLContext | bool | None = None
-    if kind == "agent":
-        shown = tools_context(deployment)
+    """What a process is asked with on its own node."""
+    shown: ssl.SSLContext | bool | None
+    shown = tools_context(deployment) if kind == "agent" else None
+    if kind == "engine":
+        url = next(e.url for e in deployment.engines if e.name == name)
+        shown = Trust(deployment).of(f"{url}/")
     if kind == "gateway":
         own = deployment.of_gateway(name)
         shown = Trust(own).of_own(f"{own.gateway.own_urls[0]}/")
