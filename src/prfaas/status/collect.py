@@ -111,7 +111,7 @@ async def collect(
         lines=lines,
         decisions=_decisions(asked.json(f"{gateway}/requests", _Decisions)),
         troubles=[
-            *_troubles(gateway, up, readiness, clusters, lines),
+            *_troubles(gateway, asked, readiness, clusters, lines),
             *_other_gateways(deployment, gateway, asked),
         ],
     )
@@ -257,7 +257,7 @@ def _other_gateways(deployment: Deployment, gateway: str, asked: _Asked) -> list
             found.append(f"gateway {name} at {url} does not answer")
         elif not asked.json(f"{url}/ready", Readiness).ready:
             found.append(f"gateway {name} at {url} is not ready")
-    return found
+    return list(dict.fromkeys(found))  # The gateway may have said it too.
 
 
 def _others(deployment: Deployment, gateway: str) -> list[tuple[str, str]]:
@@ -288,13 +288,16 @@ def _decisions(answer: _Decisions) -> list[Decision]:
 
 def _troubles(
     gateway: str,
-    up: bool,
+    asked: _Asked,
     readiness: Readiness,
     clusters: list[ClusterStatus],
     lines: list[LineStatus],
 ) -> list[str]:
-    away = [f"the gateway at {gateway} does not answer"]
-    found = [*readiness.troubles, *readiness.warnings] if up else away
+    found = [*readiness.troubles, *readiness.warnings]
+    told, shown = (asked.answered(f"{gateway}/{path}") for path in ("ready", "metrics"))
+    if not shown:
+        closed = "tells operators alone what it does, and no key of one is here"
+        found = [f"the gateway at {gateway} {closed if told else 'does not answer'}", *found]
     for cluster in clusters:
         found += [
             f"agent {machine.agent} of {cluster.name} does not answer at {machine.address}"
@@ -303,7 +306,7 @@ def _troubles(
         ]
         found += [
             f"engine {engine.name} of {cluster.name} is down" for engine in cluster.engines
-            if not engine.up
+            if not engine.up and (shown or not told)
         ]  # fmt: skip
     for line in lines:
         way = way_in_words(line.source, line.target)

@@ -78,6 +78,22 @@ async def test_decisions_of_a_gateway_with_keys_are_asked_with_the_files_own() -
     assert len(snapshot.decisions) == 1
 
 
+async def test_who_has_no_operators_key_is_told_so_and_calls_nothing_down() -> None:
+    keys = (
+        "  operator_keys: [secret]\n  tenants: [{name: a, api_keys: [a]}, {name: b, api_keys: [b]}]"
+    )
+    mock = MockDeployment(gateway=keys)
+    async with mock.running() as client:
+        await mock.ready()
+        deployment, url = mock.deployment(), base(client)
+        ours = msgspec.structs.replace(deployment.gateway, operator_keys=(), tenants=())
+        here = msgspec.structs.replace(deployment, gateways=(ours,))
+        async with aiohttp.ClientSession() as http:
+            snapshot = await collect(here, http, gateway=url, now=5.0)
+    closed = f"the gateway at {url} tells operators alone what it does, and no key of one is here"
+    assert snapshot.troubles == [closed]
+
+
 async def test_the_key_goes_to_the_gateway_alone() -> None:
     """Whose machine an agent or an engine is on would be an operator with it."""
     shown: dict[str, set[str]] = {}
