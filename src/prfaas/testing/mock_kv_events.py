@@ -43,9 +43,9 @@ class MockKvEvents:
             wanted = int.from_bytes(start, "big")
             for number, payload in list(self._sent):
                 if number >= wanted:
-                    told = [client, b"", number.to_bytes(8, "big"), payload]
+                    told = [client, b"", b"", number.to_bytes(8, "big"), payload]
                     await self._router.send_multipart(told)
-            await self._router.send_multipart([client, b"", _END, b""])
+            await self._router.send_multipart([client, b"", b"", _END, b""])
 
     async def store(self, token_ids: Sequence[int]) -> None:
         """The engine has computed these: it holds their full blocks now."""
