@@ -695,6 +695,36 @@ async def test_no_words_with_which_an_engine_refuses_are_in_the_journal(tmp_path
     assert "merger" not in journal
 
 
+async def test_nor_are_those_of_a_prefill_engine(tmp_path: Path) -> None:
+    mock = MockDeployment(journal_file=tmp_path / "journal")
+
+    async def refuses(*_: Any) -> web.Response:
+        return mock_engine._error(400, f"{SECRET}: no")
+
+    for engine in mock.engines.values():
+        engine._prefill = refuses  # type: ignore[method-assign]
+    async with mock.running() as client:
+        await mock.ready()
+        assert (await ask(client, {})).status == 200
+    journal = (tmp_path / "journal").read_text()
+    assert "PrefillFailed" in journal
+    assert "merger" not in journal
+
+
+async def test_no_log_quotes_what_an_engine_says_of_a_prompt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    mock = MockDeployment()
+    for engine in mock.engines.values():
+        engine._refusal = lambda _: mock_engine._error(500, f"{SECRET}: no")  # type: ignore[method-assign]
+    async with mock.running() as client:
+        await mock.ready()
+        assert "merger" in (await ask(client, {})).content
+    assert "has tokenised no prompt" in caplog.text
+    assert "merger" not in caplog.text
+
+
 async def test_a_prompt_that_is_not_tokenised_counts_as_well() -> None:
     mock = MockDeployment(
         gateway="""

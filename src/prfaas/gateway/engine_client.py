@@ -26,7 +26,6 @@ from prfaas.gateway.upstream_errors import (
     LocalFault,
     describe,
     engine_error,
-    error_message,
     is_local,
     is_lost,
     refusal,
@@ -232,8 +231,8 @@ class EngineClient:
         answer = await self._exchange("POST", path, body, _LONG, headers, _MOST_SAID)
         if answer.status != 200:
             failure = refusal(self.name, answer.status, answer.retry_after, answer.body)
-            message = f"{self.name} answered {answer.status}: {error_message(answer.body)}"
-            raise failure or EngineError(message)
+            # Why it refuses stays out: it may quote the prompt, and goes into journals.
+            raise failure or EngineError(f"{self.name} refused the prefill ({answer.status})")
         try:
             params = msgspec.json.decode(answer.body, type=_PrefillAnswer).kv_transfer_params
             result = msgspec.convert(params, ExportResult)

@@ -170,7 +170,8 @@ class Renderer:
     def _failed(self, name: str, error: PrfaasError) -> None:
         if isinstance(error, CannotRender):
             raise error
-        logger.info("rendering: %s", error)
+        # An engine's own words may quote the prompt.
+        logger.info("engine %s has tokenised no prompt: %s", name, type(error).__name__)
         if not isinstance(error, EngineFull | LocalFault):
             self._suspect(name)
 
