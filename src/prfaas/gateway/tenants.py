@@ -56,7 +56,8 @@ class Tenant:
         self._clock = clock
         self._requests: TokenBucket | None = None
         self._tokens: TokenBucket | None = None
-        self.inflight = 0
+        self._under_way: dict[Use, None] = {}
+        """The oldest first."""
         self.inflight_tokens = 0
         self.takes_s = _FIRST_GUESS_S
         """How long its requests take, about."""
@@ -68,6 +69,11 @@ class Tenant:
     def name(self) -> str:
         """As the file calls it."""
         return self.config.name
+
+    @property
+    def inflight(self) -> int:
+        """How many requests of its are under way."""
+        return len(self._under_way)
 
     @property
     def counts_tokens(self) -> bool:
@@ -112,7 +118,7 @@ class Tenant:
         """Another request of its. Raises TooManyRequests with the time after which it may come."""
         now, most = self._clock(), self.config.max_requests
         if most is not None and self.inflight >= most:
-            wait_s = self._until_one_ends()
+            wait_s = self._until_ended(requests=self.inflight - most + 1)
             raise self._too_many("max_requests", f"{most} requests are answered at a time", wait_s)
         if self._requests is not None:
             wait_s = self._requests.wait_s(1, now)
@@ -120,8 +126,9 @@ class Tenant:
                 rate = self.config.requests_per_s
                 raise self._too_many("requests_per_s", f"{rate:g} requests a second", wait_s)
             self._requests.take(1, now)
-        self.inflight += 1
-        return Use(self, now)
+        use = Use(self, now)
+        self._under_way[use] = None
+        return use
 
     def take_tokens(self, prompt: int, answer: int) -> None:
         """A request's prompt is so long, its answers may be so long. Raises TooManyRequests."""
@@ -135,7 +142,8 @@ class Tenant:
                     "that this key may have at a time; lower max_tokens or shorten the prompt",
                     cause="max_tokens",
                 )
-            wait_s = max(wait_s, self._until_one_ends())
+            beyond = self.inflight_tokens + prompt + answer - most
+            wait_s = max(wait_s, self._until_ended(tokens=beyond))
             raise self._too_many("max_tokens", f"{most} tokens are answered at a time", wait_s)
         if self._tokens is not None:
             if wait_s > 0:
@@ -148,16 +156,23 @@ class Tenant:
     def end(self, use: Use) -> None:
         """A request is over."""
         now = self._clock()
-        self.inflight -= 1
+        del self._under_way[use]
         self.inflight_tokens -= use.tokens
         if use.tokens and not use.refused:  # One that only asked what there is took no time.
             self.takes_s += _NEWEST_COUNTS * (now - use.began - self.takes_s)
         if self._tokens is not None:
             self._tokens.take(-use.prompt_tokens if use.refused else use.told_tokens, now)
 
-    def _until_one_ends(self) -> float:
-        """Seconds, by what they have taken so far, about."""
-        return self.takes_s / max(1, self.inflight)
+    def _until_ended(self, *, requests: int = 0, tokens: int = 0) -> float:
+        """Seconds until so many have ended, or those that have so many tokens, by how long they
+        have taken so far: the oldest first. One that takes longer than that may end at any time."""
+        now = self._clock()
+        for ended, use in enumerate(self._under_way, 1):
+            tokens -= use.tokens
+            if ended >= requests and tokens <= 0:
+                left_s = self.takes_s - (now - use.began)
+                return left_s if left_s > 0 else self.takes_s / self.inflight
+        return self.takes_s
 
     def comes_again(self, error: TooManyRequests) -> None:
         """Have who is refused wait until it may come, as another request."""
