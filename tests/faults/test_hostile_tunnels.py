@@ -114,6 +114,18 @@ async def test_a_gateway_that_has_left_the_file_reads_its_answers_and_asks_nothi
         await until(lambda: agent.tunnels.open == 0)
 
 
+async def test_no_way_leads_to_an_engine_that_has_left_the_file(tmp_path: Path) -> None:
+    async with tunnels(tmp_path) as (agent, engine, door):
+        settings, found = agent.settings, []
+        for reach in (settings.reach, (), settings.reach):
+            await agent.take(msgspec.structs.replace(settings, reach=reach))
+            _, writer, status = await tunnel(door, engine)
+            writer.close()
+            followed = agent.caches is not None and agent.caches.record("d") is not None
+            found.append((status.split()[1], followed))
+        assert found == [(b"200", True), (b"404", False), (b"200", True)]
+
+
 async def test_tunnels_that_are_opened_and_left_are_bounded_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
