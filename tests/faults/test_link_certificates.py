@@ -264,6 +264,17 @@ def test_what_expires_is_warned_of_thirty_days_ahead(tmp_path: Path) -> None:
     assert "has expired" in expiring(found, now=now + 41 * 86400)[0]
 
 
+def test_what_is_not_valid_yet_is_warned_of(tmp_path: Path) -> None:
+    """Its own process takes it, by a clock that is slow, and everybody else refuses it."""
+    create_authority(tmp_path)
+    west = issue(tmp_path, "west")
+    live = LiveTls(msgspec.structs.replace(west, crl=renew_list(tmp_path)))
+    early = expiring(live.expiries.values(), now=time.time() - 86400)
+    assert len(early) == 3
+    for name, line in zip(("ca.pem", "west.pem", "crl.pem"), early, strict=True):
+        assert f"{name} is not valid before 20" in line
+
+
 def test_an_old_revocation_list_lets_nobody_in_and_is_warned_of(tmp_path: Path) -> None:
     create_authority(tmp_path)
     west = issue(tmp_path, "west")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +19,14 @@ SOON_S = timedelta(days=30).total_seconds()
 
 
 class Expiry(NamedTuple):
-    """Times in Unix seconds. ``then``: what happens at ``at``."""
+    """Times in Unix seconds. ``then``: what happens at ``at``; ``begins``: from when on it is
+    valid."""
 
     path: Path
     at: float
     warn_from: float
     then: str = ""
+    begins: float = -inf
 
 
 def certificate_expiry(path: Path) -> Expiry:
@@ -34,7 +36,8 @@ def certificate_expiry(path: Path) -> Expiry:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a certificate in PEM: {error}") from error
     at = min(certificate.not_valid_after_utc.timestamp() for certificate in found)
-    return Expiry(path, at, at - SOON_S)
+    begins = max(certificate.not_valid_before_utc.timestamp() for certificate in found)
+    return Expiry(path, at, at - SOON_S, begins=begins)
 
 
 def list_expiry(crl: Path) -> Expiry:
@@ -50,7 +53,7 @@ def _expiry(crl: Path, found: x509.CertificateRevocationList) -> Expiry:
         return Expiry(crl, inf, inf)
     at, began = found.next_update_utc.timestamp(), found.last_update_utc.timestamp()
     warn_from = at - min(SOON_S, (at - began) / 4)
-    return Expiry(crl, at, warn_from, ", and nobody is let in from then on")
+    return Expiry(crl, at, warn_from, ", and nobody is let in from then on", began)
 
 
 def read_lists(crl: Path) -> list[x509.CertificateRevocationList]:
@@ -65,9 +68,16 @@ def read_lists(crl: Path) -> list[x509.CertificateRevocationList]:
 
 
 def expiring(expiries: Iterable[Expiry], *, now: float) -> list[str]:
-    """Lines of warning, of what expires soon or has expired; ``now`` in Unix seconds."""
+    """Lines of warning, of what expires soon or has expired, or is not valid yet; ``now`` in Unix
+    seconds."""
     found = []
-    for path, at, warn_from, then in expiries:
+    for path, at, warn_from, then, begins in expiries:
+        if now < begins:
+            when = datetime.fromtimestamp(begins, UTC)
+            found.append(
+                f"{path} is not valid before {when:%Y-%m-%d %H:%M} UTC, and refused until then: "
+                "is the clock of this machine right?"
+            )
         if now >= warn_from:
             left_s = at - now
             what = f"expires in {left_s / 86400:.0f} days" if left_s > 0 else "has expired"
