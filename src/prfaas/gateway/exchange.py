@@ -12,7 +12,7 @@ from weakref import WeakMethod
 from aiohttp import web
 
 from prfaas.core.handoff import TRACEPARENT, RequestContext
-from prfaas.gateway.api_errors import ApiError, GatewayBug, TooManyRequests
+from prfaas.gateway.api_errors import ApiError, GatewayBug
 from prfaas.gateway.attempt_tasks import AttemptTasks
 from prfaas.gateway.body import LONGEST_UNSAID, RequestBody
 from prfaas.gateway.client_response import ClientResponse
@@ -131,8 +131,6 @@ class Exchange:
 
     def fail(self, error: ApiError) -> None:
         """Tell the client of a failure: as an answer, or as the last event of an open stream."""
-        if isinstance(error, TooManyRequests):
-            self.use.tenant.comes_again(error)
         self.facts.error, self.facts.outcome = str(error), error.kind
         if not self.response.opened:
             self.response.refuse(error)

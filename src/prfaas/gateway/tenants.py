@@ -109,7 +109,7 @@ class Tenant:
         try:
             yield use
         except TooManyRequests as error:
-            self.comes_again(error)
+            self._comes_again(error)
             raise
         finally:
             use.end()
@@ -174,7 +174,7 @@ class Tenant:
                 return left_s if left_s > 0 else self.takes_s / self.inflight
         return self.takes_s
 
-    def comes_again(self, error: TooManyRequests) -> None:
+    def _comes_again(self, error: TooManyRequests) -> None:
         """Have who is refused wait until it may come, as another request."""
         if self._requests is not None:
             error.wait(self._requests.wait_s(1, self._clock()))
@@ -182,7 +182,7 @@ class Tenant:
     def _too_many(self, limit: str, what: str, wait_s: float) -> TooManyRequests:
         why = f"this key's limit is reached: {what} ({limit})"
         error = TooManyRequests(why, retry_after_s=wait_s, cause=limit)
-        self.comes_again(error)
+        self._comes_again(error)
         return error
 
 

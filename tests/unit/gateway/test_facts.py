@@ -60,3 +60,19 @@ def test_a_body_sent_on_as_it_came_says_why_and_no_lengths() -> None:
     assert found.headers()["x-prfaas-route"] == 'direct; reason="batch"'
     assert "x-prfaas-total-tokens" not in found.headers()
     assert found.ended("k", 5.0).why_alone == "batch"
+
+
+def test_who_has_begun_to_get_an_answer_was_not_refused() -> None:
+    found = facts()
+    for outcome, refused in (
+        ("cancelled", False),
+        ("timeout_error", False),
+        ("engine_error", False),
+        ("rate_limit_error", True),
+        ("service_unavailable_error", True),
+        ("refused", True),
+    ):
+        found.outcome = outcome
+        assert found.refused is refused, outcome
+    found.outcome, found.first_token_s = "service_unavailable_error", 1.0
+    assert not found.refused, "the gateway ended in the middle of it"
