@@ -161,6 +161,7 @@ class ClientResponse:
         if not self.done.done():
             self._facts.status = error.status
             self.done.set_exception(error)
+            self.done.exception()  # Who goes at this moment hears it no more, which is no fault.
 
     async def break_off(self, error: ApiError) -> None:
         """End an open stream with an error event."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from prfaas.gateway.api_errors import ServiceUnavailable
+from prfaas.gateway.client_response import ClientResponse
+from prfaas.gateway.facts import RequestFacts
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.mock_engine import MockEngine
 
@@ -23,6 +28,19 @@ def endless(journal_file: Path | None = None) -> MockDeployment:
 
 def answering(mock: MockDeployment) -> MockEngine:
     return next(mock.engines[n] for n in ("d1", "d2") if mock.engines[n].requests)
+
+
+async def test_an_error_that_nobody_waits_for_any_more_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its client went as it was refused."""
+    request = make_mocked_request("POST", COMPLETIONS)
+    facts = RequestFacts(request_id="r-1", endpoint=COMPLETIONS, arrived_at=0.0)
+    response = ClientResponse(request, facts)
+    response.refuse(ServiceUnavailable("no engine came back in time"))
+    del response
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_client_that_stops_reading_gives_its_decode_slot_back(
