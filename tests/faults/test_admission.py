@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import EngineError
+from prfaas.gateway.engine_client import EngineClient
 from prfaas.testing.asking import ask
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, mock_layout, until
 
@@ -136,6 +138,30 @@ async def test_nor_has_what_is_refused_once_its_tokens_were_taken(
         for _ in range(3):
             async with client.post(path, json=body, headers=key) as response:
                 assert response.status == status, await response.text()
+
+
+@pytest.mark.parametrize(("fails", "status"), [(False, 500), (True, 503)])
+async def test_what_engines_have_tried_has_used_tokens(
+    fails: bool, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or who has answers made for which there is no room would pay for none of them."""
+    limited = "{name: acme, api_keys: [acme-key], tokens_per_min: 600}"
+    mock = MockDeployment(gateway=f"\n  tenants: [{limited}]\n")
+    for engine in mock.engines.values():
+        engine.embeds, engine.fail_with_status = True, 500
+
+    async def breaks(_engine: EngineClient, _method: str, path: str, *_: Any, **__: Any) -> None:
+        raise EngineError(f"{path}: larger than there is room for")
+
+    key = {"Authorization": "Bearer acme-key"}
+    async with mock.running() as client:
+        await mock.ready()
+        if fails:
+            monkeypatch.setattr(EngineClient, "pass_on", breaks)
+        for expected in (status, 429):
+            body = {"input": "a" * 4000}
+            async with client.post("/v1/embeddings", json=body, headers=key) as response:
+                assert response.status == expected, await response.text()
 
 
 async def test_answers_count_not_bodies() -> None:

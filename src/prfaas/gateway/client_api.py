@@ -13,13 +13,13 @@ from aiohttp import web
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway import media_names
-from prfaas.gateway.api_errors import ApiError, RequestRefused, ServiceUnavailable
+from prfaas.gateway.api_errors import RequestRefused, ServiceUnavailable
 from prfaas.gateway.body import RequestBody, tenant_salt
 from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.json_fields import model_named_in
-from prfaas.gateway.tenants import Tenant
+from prfaas.gateway.tenants import Tenant, Use
 from prfaas.gateway.upstream_errors import EngineUnreachable, LocalFault
 from prfaas.gateway.usage import counts_in
 from prfaas.gateway.whole_answer import TENANT, WholeAnswer, json_answer
@@ -123,13 +123,13 @@ class ClientApi:
         """An endpoint that any engine of the model answers the same; it counts among its tenant's
         requests."""
         flow, tenant = self._gateway.requests, request[TENANT]
-        with tenant.using():
+        with tenant.using() as use:
             async with flow.reading(request, tenant, keeps=True) as raw:
                 model = model_named_in(raw)
                 tenant.check_model(model)
                 own = partial(tenant_salt, self._owner(tenant) or "")
                 raw = media_names.own_in(raw, own)
-                return await self._ask_any(request, raw, model, tenant.name)
+                return await self._ask_any(request, raw, model, use)
 
     async def pool(self, request: web.Request) -> web.StreamResponse:
         """What is computed in one pass; it counts among its tenant's requests and tokens."""
@@ -149,12 +149,7 @@ class ClientApi:
                     why = "messages embedded as bytes say nothing of their tokens, which this key "
                     raise RequestRefused(400, why + "is limited by", param="encoding_format")
                 use.take_tokens(body.tokens_of_text, 0)
-                try:
-                    answer = await self._ask_any(request, body.raw, body.model, tenant.name)
-                except ApiError:
-                    use.refused = True
-                    raise
-                use.refused = answer.status >= 400
+                answer = await self._ask_any(request, body.raw, body.model, use)
                 if tenant.config.tokens_per_min is not None and isinstance(answer.body, bytes):
                     told = (await counts_in(answer.body)).prompt
                     use.told_tokens = body.tokens_beyond_text(told)
@@ -186,8 +181,9 @@ class ClientApi:
         return tenant.name if self._gateway.access.tenants.isolated else None
 
     async def _ask_any(
-        self, request: web.Request, body: bytes, model: str | None, whose: str
+        self, request: web.Request, body: bytes, model: str | None, use: Use
     ) -> web.Response:
+        """An engine's answer. What no engine has tried is refused."""
         headers = {"X-Request-Id": request[REQUEST_ID]}
         gateway = await self._serving(model)
         await gateway.models.look(model)
@@ -204,9 +200,11 @@ class ClientApi:
                 continue
             try:
                 answer = await engine.pass_on(
-                    request.method, request.path, body, headers, within_s=within_s, whose=whose
-                )
+                    request.method, request.path, body, headers,
+                    within_s=within_s, whose=use.tenant.name,
+                )  # fmt: skip
             except LocalFault as error:
+                use.refused = not failures
                 raise ServiceUnavailable(str(error)) from error
             except EngineError as error:
                 failure = error
@@ -218,7 +216,9 @@ class ClientApi:
                 self._lacks[place] = _now()
                 lacks = True
                 continue
+            use.refused = 400 <= answer.status < 500
             return _passed_on(answer)
+        use.refused = not failures
         if lacks and failure is None:
             raise RequestRefused(
                 404, f"no engine that is up serves {request.path}", kind="not_found_error"
