@@ -136,7 +136,7 @@ class EngineClient:
         if not path.startswith("/v1"):
             return  # vLLM asks for its key there alone.
         self.locked = None
-        if status in (401, 403):
+        if status == 401 or (status == 403 and not path.endswith("/render")):
             why = f"{self.name} answers {status}: it wants an API key that the gateway has not"
             remedy = "write api_key_file or api_key_env at the engine in the deployment file"
             self.locked = f"engine {why}; {remedy}"
@@ -197,7 +197,8 @@ class EngineClient:
         answer = await self.pass_on(
             "POST", path, body.raw, headers, most=_MOST_RENDERED, whose=body.whose
         )
-        if answer.status == 404 and b'"error"' not in answer.body:
+        missing = answer.status == 404 and b'"error"' not in answer.body
+        if missing or (answer.status == 403 and b"--enable-scale-out" in answer.body):
             raise CannotRender(f"engine {self.name} does not render: needs --enable-scale-out")
         if answer.status != 200:
             failure = refusal(self.name, answer.status, answer.retry_after, answer.body)

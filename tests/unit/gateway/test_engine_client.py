@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway import engine_client
@@ -69,6 +70,22 @@ async def test_rendering() -> None:
     async with engine_and_client(renders=False) as (_, client):
         with pytest.raises(CannotRender):
             await client.render(BODY, {})
+
+
+async def test_an_engine_without_the_scale_out_endpoints_is_not_locked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM 0.32 says 403 at them, of whatever key."""
+    said = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable"
+
+    async def disabled(*_: object) -> web.Response:
+        return web.json_response({"error": {"message": said}}, status=403)
+
+    monkeypatch.setattr(mock_engine.MockEngine, "_render", disabled)
+    async with engine_and_client() as (_, client):
+        with pytest.raises(CannotRender):
+            await client.render(BODY, {})
+        assert client.locked is None
 
 
 async def test_a_prompt_has_no_more_tokens_than_it_can_have(
