@@ -132,6 +132,21 @@ async def test_a_full_engine_sends_the_request_to_an_idle_one() -> None:
         assert mock.gateway.fleet.up == mock.engines.keys()
 
 
+@pytest.mark.parametrize("prompt", [SHORT, LONG])
+async def test_an_engine_that_fails_at_once_draws_no_retries_from_one_that_answers(
+    prompt: str,
+) -> None:
+    """It is well by its health check, and free at all times."""
+    mock = MockDeployment(engine_entry=", max_num_seqs: 1")
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["d1"].takes_s = 0.05
+        mock.engines["d2"].fail_with_status = 500
+        answers = await asyncio.gather(*(ask(client, prompt) for _ in range(12)))
+        assert [response.status for response, _ in answers] == [200] * 12
+        assert {response.headers["x-prfaas-decode-engine"] for response, _ in answers} == {"d1"}
+
+
 async def test_connections_that_went_stale_are_dialled_again() -> None:
     mock = MockDeployment()
     async with mock.running() as client:

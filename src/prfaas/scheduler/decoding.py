@@ -8,6 +8,7 @@ does, prefill engines of PD clusters stand in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 from prfaas.policies.api import Route
@@ -155,11 +156,10 @@ class Decoding:
             self.fill_slots(engine)
 
     def usable_engines(self, record: Record) -> list[EngineState]:
-        """Engines that can use what this request has. A transfer lies on one machine."""
-        direct = record.route is Route.DIRECT
-        clusters = self._fleet.pd_clusters if direct else [_place_of(record)]
+        """Engines that can use what this request has."""
+        clusters = self._reachable(record)
         usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
-        if usable or not direct:
+        if usable or record.route is not Route.DIRECT:
             return usable
         return [e for c in clusters for e in c.engines if self._usable(record, e)]
 
@@ -188,17 +188,14 @@ class Decoding:
 
     def _free_decode_engine(self, record: Record) -> EngineState | None:
         """`_free_engine` of the decode engines that can use what this request has."""
-        direct = record.route is Route.DIRECT
-        clusters = self._fleet.pd_clusters if direct else [_place_of(record)]
         best: EngineState | None = None
-        for cluster in clusters:
+        for cluster in self._reachable(record):
             best = self._better(record, cluster.decode_engines, best, check=True)
         return best
 
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
         """The least full with a free slot; where the policy packs the fullest, but engines that
-        prefill beside their batch last. Near ones come first, and those that failed this request
-        after all others."""
+        prefill beside their batch last. Near ones come first."""
         return self._better(record, usable, None, check=False)
 
     def _better(
@@ -212,25 +209,18 @@ class Decoding:
         """The first that goes before ``best`` and all others. ``check``: some may not be usable;
         that is asked last, for it takes longest, and a thousand engines are looked at."""
         packs = self._packs and record.route is not Route.DIRECT
-        best_class, best_load = 8, inf
+        best_class, best_load = 4, inf
         if best is not None:
-            best_class, best_load = self._class(record, best, packs=packs), _load(best, packs=packs)
+            best_class, best_load = _class(best, packs=packs), _load(best, packs=packs)
         for engine in engines:
             if engine.running >= engine.max_requests and engine.running:
                 continue  # It is full, as many are.
-            of_class, load = self._class(record, engine, packs=packs), _load(engine, packs=packs)
+            of_class, load = _class(engine, packs=packs), _load(engine, packs=packs)
             if of_class > best_class or (of_class == best_class and load >= best_load):
                 continue
             if self._has_slot(record, engine) and (not check or self._usable(record, engine)):
                 best, best_class, best_load = engine, of_class, load
         return best
-
-    def _class(self, record: Record, engine: EngineState, *, packs: bool) -> int:
-        """A lower one goes first."""
-        found = 1 if packs and engine.prefills > 0 else 0
-        if engine.place.far:
-            found += 2
-        return found + 4 if engine.name in record.failed else found
 
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
         """Where KV memory is the bound, or who is first in line needs several slots, some may be
@@ -243,6 +233,22 @@ class Decoding:
         return engine.has_slot(record)
 
     def _usable(self, record: Record, engine: EngineState) -> bool:
+        """An engine that has failed this request is asked again where no other can be, and not
+        since it is free: what fails at once is free at all times, and would get every retry."""
+        if engine.name in record.failed and self._has_others(record):
+            return False
+        return self._can_use(record, engine)
+
+    def _has_others(self, record: Record) -> bool:
+        """Whether engines that have not failed this request can use what it has."""
+        others = (e for c in self._reachable(record) for e in c.engines)
+        return any(e.name not in record.failed and self._can_use(record, e) for e in others)
+
+    def _reachable(self, record: Record) -> Sequence[ClusterState]:
+        """A transfer lies on one machine."""
+        return self._fleet.pd_clusters if record.route is Route.DIRECT else [_place_of(record)]
+
+    def _can_use(self, record: Record, engine: EngineState) -> bool:
         return (
             (engine.up or (engine.finishes and self._was_promised(record, engine)))
             and record.served_by(engine)
@@ -276,6 +282,12 @@ class Decoding:
 def _place_of(record: Record) -> ClusterState:
     assert record.decode is not None
     return record.decode.place
+
+
+def _class(engine: EngineState, *, packs: bool) -> int:
+    """A lower one goes first."""
+    found = 1 if packs and engine.prefills > 0 else 0
+    return found + 2 if engine.place.far else found
 
 
 def _load(engine: EngineState, *, packs: bool) -> float:

@@ -58,6 +58,8 @@ class Membership:
             engine.suspected = False
         else:
             engine.came_up(self._requests.now)
+            for record in self._requests.records.values():
+                record.failed -= {engine.name}  # It has begun anew.
         engine.set_usable(answers=True)
         self._offer(engine)
 

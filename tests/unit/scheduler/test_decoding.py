@@ -96,7 +96,6 @@ def test_request_in_line_that_loses_its_engine_starts_once() -> None:
     for rid in ("a", "b"):
         drive.arrive(256, rid)
     assert drive.arrive(256, "c") == []
-    drive(e.DecodeFailed("a", 1, "reset"))  # Retried after a pause: both engines are taken or bad.
     drive(e.EngineDown("west-d0", "exit"))
     while drive.scheduler.state("b") is not None:
         drive(e.RequestCompleted("b", 1))
@@ -105,6 +104,34 @@ def test_request_in_line_that_loses_its_engine_starts_once() -> None:
     assert running == ["a", "c"]
     starts = [x for x in drive.log if isinstance(x, c.StartDecode) and x.request_id == "c"]
     assert len(starts) == 1
+
+
+def test_an_engine_that_fails_at_once_does_not_get_its_own_retries() -> None:
+    drive = Driver(topology(decodes=2, capacity=1))
+    drive.arrive(256, "a")
+    drive.arrive(256, "b")
+    starts = {s.request_id: s.engine for s in drive.log if isinstance(s, c.StartDecode)}
+    assert starts == {"a": "west-d0", "b": "west-d1"}
+    left = drive(e.DecodeFailed("b", 1, "500"))
+    assert not [x for x in left if isinstance(x, c.StartDecode)]  # One is free, and the other well.
+    assert drive.arrive(256, "c")[-1].engine == "west-d1"  # Of others nobody knows that.
+    drive(e.DecodeFailed("c", 1, "500"))
+    assert [(x.request_id, x.engine) for x in drive(e.RequestCompleted("a", 1))] == [
+        ("b", "west-d0")
+    ]
+    assert [(x.request_id, x.engine) for x in drive(e.RequestCompleted("b", 2))] == [
+        ("c", "west-d0")
+    ]
+
+
+def test_an_engine_that_has_failed_is_asked_again_where_it_is_the_last() -> None:
+    drive = Driver(topology(decodes=2, capacity=1))
+    drive.arrive(256, "a")
+    drive.arrive(256, "b")
+    drive(e.DecodeFailed("b", 1, "500"))
+    drive(e.EngineDown("west-d0", "exit"))
+    [start] = drive(e.RequestCompleted("a", 2))
+    assert (start.request_id, start.engine) == ("b", "west-d1")
 
 
 def test_where_kv_memory_is_the_bound_nobody_overtakes_who_waits_for_room() -> None:
