@@ -164,6 +164,18 @@ async def test_what_engines_have_tried_has_used_tokens(
                 assert response.status == expected, await response.text()
 
 
+async def test_a_prompt_that_was_prefilled_before_it_was_refused_has_used_its_tokens() -> None:
+    limited = "{name: acme, api_keys: [acme-key], tokens_per_min: 600}"
+    mock = MockDeployment(gateway=f"\n  tenants: [{limited}]\n")
+    async with mock.running() as client:
+        await mock.ready()
+        for name in ("d1", "d2"):
+            mock.engines[name].fail_with_status = 400  # As of a grammar: they alone are told.
+        told = [(await ask(client, letter * 400, "acme-key"))[0].status for letter in "abc"]
+    assert told == [400, 429, 429]
+    assert len(mock.engines["e1"].bodies(COMPLETIONS)) == 1
+
+
 async def test_answers_count_not_bodies() -> None:
     mock = MockDeployment()
     async with mock.running() as client:

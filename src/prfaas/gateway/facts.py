@@ -87,7 +87,10 @@ class RequestFacts(msgspec.Struct, kw_only=True):
 
     @property
     def refused(self) -> bool:
-        """Whether its client was told that it is not answered, before anything was."""
+        """Whether its client was told that it is not answered, before anything was computed: a
+        prefill engine is not told what the engine that is to answer may refuse."""
+        if self.prefill_started_s is not None:
+            return False
         full = self.outcome in _FULL and self.first_token_s is None
         return full or self.outcome == "refused"
 
