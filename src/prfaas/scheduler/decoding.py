@@ -135,6 +135,15 @@ class Decoding:
             self._reservations.assign(record, engine)
             self._requests.trigger(record, Trigger.SLOT_FREED, "")
 
+    def fill_of_failed(self) -> None:
+        """An engine is usable no more: who waits since another has failed it may have only that
+        one left, which is free, so that nothing ends on it."""
+        failed = set[str]()
+        for cluster in self._fleet.pd_clusters:
+            failed.update(*(record.failed for record in cluster.ready.records.values()))
+        for name in sorted(failed & self._fleet.engines.keys()):
+            self.fill_slots(self._fleet.engines[name])
+
     def streaming(self, record: Record, _why: str) -> None:
         """The client has its first token."""
         self.keep_second(record)

@@ -134,6 +134,27 @@ def test_an_engine_that_has_failed_is_asked_again_where_it_is_the_last() -> None
     assert (start.request_id, start.engine) == ("b", "west-d1")
 
 
+def test_who_waits_for_an_engine_that_is_usable_no_more_gets_the_one_that_has_failed_it() -> None:
+    """One that refuses the gateway's key is suspected for as long as it does, and never down."""
+    drive = Driver(topology(decodes=2, capacity=1))
+    drive.arrive(256, "a")
+    drive.arrive(256, "b")
+    drive(e.DecodeFailed("b", 1, "500"))
+    [start] = drive(e.EngineSuspected("west-d0", "401"))
+    assert (start.request_id, start.engine) == ("b", "west-d1")
+
+
+def test_so_does_who_waits_for_one_that_is_suspected_when_the_other_is_down() -> None:
+    drive = Driver(topology(decodes=3, capacity=1))
+    for rid in "abc":
+        drive.arrive(256, rid)
+    drive(e.DecodeFailed("c", 1, "500"))
+    drive(e.FirstToken("b", 1))
+    assert drive(e.EngineSuspected("west-d0", "401")) == []
+    started = [x for x in drive(e.EngineDown("west-d1", "exit")) if isinstance(x, c.StartDecode)]
+    assert {(x.request_id, x.engine) for x in started} == {("c", "west-d2")}
+
+
 def test_where_kv_memory_is_the_bound_nobody_overtakes_who_waits_for_room() -> None:
     topo = topology(capacity=4)
     engines = [msgspec.structs.replace(x, kv_tokens=1000) for x in topo.engines]
