@@ -13,7 +13,7 @@ from math import inf
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies import placement
 from prfaas.policies.api import Decision, Policy, Refusal, Route
-from prfaas.policies.views import Costs
+from prfaas.policies.views import Costs, EngineView
 from prfaas.scheduler.commands import CancelDecode, ErrorKind
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.ending import Ending
@@ -126,11 +126,12 @@ class Routing:
         record.failed |= {engine.name}
         record.reason = f"{record.reason}; retried: {why}"
         usable = self._decoding.usable_engines(record)
-        if not usable and record.full:
-            # What was handed over lies where all are full; elsewhere there may be a place.
+        failed = all(e.name in record.failed for e in usable)
+        if failed and (self._other(record) is not None or (record.full and not usable)):
+            # Where it was handed over all have failed it, or are full; elsewhere one may not.
             self._reservations.abandon(record)
             self._apply_next(record, why)
-        elif usable and all(e.name in record.failed for e in usable):
+        elif usable and failed:
             at = requests.now + _BACKOFF_S * 2 ** (record.attempt - 2)
             requests.timers.add(at, TimerKind.BACKOFF, record.request_id, record.attempt)
         else:
@@ -154,9 +155,16 @@ class Routing:
         else:
             self.reroute(record, why)
 
+    def _other(self, record: Record) -> EngineView | None:
+        """A decode engine that has not failed it, nor is full."""
+        clusters = self._fleet.seen_by(record).pd_clusters
+        return placement.decode_engine(record, clusters, avoid=record.failed.union(record.full))
+
     def _apply_next(self, record: Record, why: str) -> None:
         view = self._fleet.seen_by(record)
-        decode = placement.decode_engine(record, view.pd_clusters, avoid=record.full)
+        decode = self._other(record)
+        if decode is None:
+            decode = placement.decode_engine(record, view.pd_clusters, avoid=record.full)
         if decode is None:
             if record.full:
                 self._ending.fail_full(record, why)

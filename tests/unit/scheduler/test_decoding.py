@@ -178,3 +178,17 @@ def test_an_engine_with_room_is_not_left_idle_behind_one_without() -> None:
     assert drive(e.PrefillCompleted("b", 1)) == []
     [start] = drive.arrive(250, "c")
     assert (start.request_id, start.engine) == ("c", "west-d1")
+
+
+def test_a_hand_off_that_all_its_machine_fails_at_is_made_anew_elsewhere() -> None:
+    drive = Driver(two_pd_clusters())
+    [first] = drive.arrive(LONG)
+    assert first.decode_engine == "west-d0"
+    drive(e.TransferCompleted("r", 1))
+    [start] = drive(e.PrefillCompleted("r", 1))
+    assert start.engine == "west-d0"
+    cancel, dropped, elsewhere = drive(e.DecodeFailed("r", 1, "500"))
+    assert isinstance(cancel, c.CancelDecode)
+    assert isinstance(dropped, c.CancelTransfer)
+    assert isinstance(elsewhere, c.StartDecode)
+    assert (elsewhere.engine, elsewhere.attempt) == ("south-d0", 2)
