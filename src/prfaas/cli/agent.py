@@ -48,24 +48,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the agent; 0 once it is told to stop. It reads the file again when that
-    has changed, or on SIGHUP."""
+    has changed, or on SIGHUP; and when certificates that it names have, for which it may have been
+    refused."""
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
+    named = list[Path]()
 
     def read() -> AgentSettings:
         deployment = load_deployment(args.deployment)
         settings = settings_for(deployment, args.name, socket=args.socket)
         with naming(str(args.deployment)):
             check_borders(deployment)
+        named[:] = () if settings.tls is None else settings.tls.paths
         return settings
 
     spans = make_spans(args.otlp_traces_endpoint, service="prfaas-agent", instance=args.name)
-    told = asyncio.Event()
-    watched = Reloading(args.deployment, told.set, asked=asyncio.Event())
+    settings, told = read(), asyncio.Event()
+    watched = Reloading(args.deployment, told.set, asked=asyncio.Event(), beside=lambda: named)
 
     async def program() -> int:
         watching = asyncio.create_task(watched.run())
         try:
-            await serve(read(), reread=read, told=told, spans=spans)
+            await serve(settings, reread=read, told=told, spans=spans)
         finally:
             watching.cancel()
 

@@ -24,6 +24,12 @@ class TlsFiles(msgspec.Struct, frozen=True):
     names: str = "{agent}"
     """What an agent is called in its certificate: a DNS name, or a URI where it has ``://``."""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Of all that there are."""
+        files = (self.ca, self.cert, self.key, self.crl)
+        return tuple(file for file in files if file is not None)
+
     def name_of(self, agent: str) -> str:
         """What an agent's certificate calls it."""
         return self.names.replace("{agent}", agent)

@@ -121,12 +121,12 @@ def expiries_of(files: TlsFiles) -> dict[str, Expiry]:
 
 def stamp_of(files: TlsFiles) -> Stamp:
     """What changes with any of them."""
-    return tuple(_stamp(path) for path in (files.ca, files.cert, files.key, files.crl))
+    return tuple(_stamp(path) for path in files.paths)
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = None if path is None else path.stat()
+        found = path.stat()
     except OSError:
         return None
-    return found and (found.st_ino, found.st_mtime_ns, found.st_size)
+    return found.st_ino, found.st_mtime_ns, found.st_size

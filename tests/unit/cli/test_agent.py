@@ -11,6 +11,7 @@ import pytest
 
 from prfaas.cli.main import main
 from prfaas.launch.addresses import free_address
+from prfaas.tls.authority import create_authority, issue
 
 
 def deployment(folder: Path, admin: str, *engines: str) -> str:
@@ -35,6 +36,45 @@ async def test_an_agent_takes_over_a_file_that_has_changed(tmp_path: Path) -> No
             while b"agent ready" not in await _line(process.stderr):
                 pass
             file.write_text(deployment(tmp_path, admin, "d1", "d2"))
+            while b"the deployment file is taken over" not in await _line(process.stderr):
+                pass
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def test_a_file_that_was_refused_for_half_a_certificate_is_taken_when_that_is_whole(
+    tmp_path: Path,
+) -> None:
+    """Else whom the file has no more could go on until somebody writes it again."""
+    create_authority(tmp_path / "certs")
+    own = issue(tmp_path / "certs", "a")
+    shown = {"ca": str(own.ca), "cert": str(own.cert), "key": str(own.key)}
+    file, admin = tmp_path / "d.yaml", free_address()
+
+    def write(*engines: str) -> None:
+        text = json.loads(deployment(tmp_path, admin, *engines))
+        agent = text["clusters"][0]["agent"]
+        agent |= {"plaintext": False, "tls": shown}
+        text["gateway"] = {"agent_tls": shown}
+        file.write_text(json.dumps(text))
+
+    write("d1")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "prfaas.cli.main", "agent", str(file), "--name", "a",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            while b"agent ready" not in await _line(process.stderr):
+                pass
+            key = own.key.read_bytes()
+            own.key.write_bytes(key[:100])
+            write("d1", "d2")
+            while b"the deployment file is not taken over" not in await _line(process.stderr):
+                pass
+            own.key.write_bytes(key)
             while b"the deployment file is taken over" not in await _line(process.stderr):
                 pass
     finally:
