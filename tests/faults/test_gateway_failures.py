@@ -102,13 +102,15 @@ async def test_having_no_descriptors_left_is_no_engines_fault(
     assert "is down" not in caplog.text
 
 
-async def test_a_prompt_that_kills_engines_kills_no_third() -> None:
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("says_so", [True, False])
+async def test_a_prompt_that_kills_engines_kills_no_third(says_so: bool, stream: bool) -> None:
     mock = MockDeployment()
     for name in ("p1", "d1", "d2"):
-        mock.engines[name].dies_of = "bad"
+        mock.engines[name].dies_of, mock.engines[name].says_so = "bad", says_so
     async with mock.running() as client:
         await mock.ready()
-        response, content = await ask(client, "bad", stream=True)
+        response, content = await ask(client, "bad", stream=stream)
         assert response.status == 502, content
         assert "2 engines went away while they had it" in json.loads(content)["error"]["message"]
         assert len(mock.engines["p1"].requests) == 0

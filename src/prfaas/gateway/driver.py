@@ -20,6 +20,7 @@ from prfaas.gateway.client_response import ClientGone
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.exchange import Exchange
+from prfaas.gateway.faults import fault_of
 from prfaas.gateway.handoffs import (
     decode_params,
     drop_transfer,
@@ -30,7 +31,7 @@ from prfaas.gateway.handoffs import (
 )
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
-from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
+from prfaas.gateway.upstream_errors import EngineFull, LocalFault
 from prfaas.scheduler.commands import (
     AnyCommand,
     CancelDecode,
@@ -219,7 +220,8 @@ class Driver:
             return
         except EngineError as error:
             self._suspect(command.engine)
-            self.handle(PrefillFailed(key, attempt, str(error), _fault(error)))
+            fault = await fault_of(error, self._engines[command.engine])
+            self.handle(PrefillFailed(key, attempt, str(error), fault))
             return
         exchange.facts.note_prefill(cached, exchange.elapsed_s())
         self.handle(PrefillCompleted(key, attempt))
@@ -277,7 +279,8 @@ class Driver:
             self.handle(DecodeFailed(key, attempt, str(error), Fault.FULL, error.retry_after_s))
         except EngineError as error:
             self._suspect(command.engine)
-            self.handle(DecodeFailed(key, attempt, str(error), _fault(error)))
+            fault = await fault_of(error, self._engines[command.engine])
+            self.handle(DecodeFailed(key, attempt, str(error), fault))
         except ClientGone:
             self.handle(RequestCancelled(key))
             exchange.response.hang_up()
@@ -311,10 +314,3 @@ class Driver:
             task = asyncio.ensure_future(drop_transfer(agent, transfer_id))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
-
-
-def _fault(error: EngineError) -> Fault:
-    """What a failure says of its engine."""
-    if isinstance(error, EngineFull):
-        return Fault.FULL
-    return Fault.LOST if isinstance(error, EngineLost) else Fault.ENGINE

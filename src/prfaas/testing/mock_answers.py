@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
+
+from aiohttp import web
 
 _CHAT = "/v1/chat/"
 
@@ -45,3 +48,12 @@ def _head(kind: str, model: str) -> dict[str, Any]:
 
 def _event(content: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(content)}\n\n".encode()
+
+
+def hang_up(request: web.Request, raw: bytes) -> web.Response:
+    """Send bytes in place of an answer."""
+    transport = request.transport
+    if isinstance(transport, asyncio.Transport):
+        transport.write(raw)
+        transport.close()
+    return web.Response()

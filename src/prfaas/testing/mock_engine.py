@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from prfaas.testing.mock_agent import MockAgent
-from prfaas.testing.mock_answers import streamed_answer, whole_answer
+from prfaas.testing.mock_answers import hang_up, streamed_answer, whole_answer
 from prfaas.testing.mock_http import MockServer
 from prfaas.testing.mock_named_events import named_answer
 
@@ -45,9 +45,9 @@ class MockEngine(MockServer):
     Ways to fail: ``health_status`` is what a health check gets; while ``render_gate`` is cleared
     nothing is rendered, ``render_status`` is answered instead; an answer takes ``takes_s`` to its
     first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
-    request; a prompt that contains ``dies_of`` kills the engine; ``garbage`` is answered instead
-    of JSON; ``raw`` are bytes that are sent in place of any HTTP answer, before it hangs up.
-    One that ``lies`` answers another prompt's words.
+    request; a prompt that contains ``dies_of`` kills the engine, which ``says_so``, as vLLM does,
+    or hangs up; ``garbage`` is answered instead of JSON; ``raw`` are bytes that are sent in place
+    of any HTTP answer, before it hangs up. One that ``lies`` answers another prompt's words.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -70,7 +70,7 @@ class MockEngine(MockServer):
         self.adapters: list[str] = []
         self.tells_cached = False
         self._asked: set[tuple[str | None, tuple[int, ...]]] = set()
-        self.health_status = 200
+        self.health_status, self.says_so = 200, False
         self.render_status: int | None = None
         self.renders_total = 0
         self.takes_s = self.prefill_takes_s = 0.0
@@ -156,12 +156,15 @@ class MockEngine(MockServer):
         if self.keeps_requests:
             self.requests.append((request.path, body, dict(request.headers)))
         if self.dies_of is not None and any(_contains(i, self.dies_of) for i in _prompts(body)):
+            if self.says_so:
+                self.health_status = 503
+                return _error(500, "EngineCore encountered an issue.")
             self._death = asyncio.ensure_future(self.stop())
             await asyncio.Event().wait()
         if self.full_for_s is not None:
             return _full(self.full_for_s)
         if self.raw is not None:
-            return _hang_up(request, self.raw)
+            return hang_up(request, self.raw)
         if self.garbage is not None:
             return web.Response(body=self.garbage, content_type="application/json")
         if self.fail_with_status is not None:
@@ -299,14 +302,6 @@ async def _follow(script: list[bytes | asyncio.Event], response: web.StreamRespo
 
 def _contains(token_ids: list[int], text: str) -> bool:
     return text.encode() in bytes(token_ids)
-
-
-def _hang_up(request: web.Request, raw: bytes) -> web.Response:
-    transport = request.transport
-    if isinstance(transport, asyncio.Transport):
-        transport.write(raw)
-        transport.close()
-    return web.Response()
 
 
 def _full(retry_after_s: int) -> web.Response:
