@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -17,6 +18,8 @@ from prfaas.launch.gateway_pages import knows, metrics_pages
 from prfaas.launch.supervisor import Supervisor, local_engines
 
 _LOOK_S = 0.5
+_NOTICED_S = 5.0
+"""Within which gateways have read the file."""
 
 
 class Following:
@@ -88,14 +91,22 @@ class Following:
         await asyncio.gather(*(self._end_one(child) for child in agents))
 
     async def _end_engine(self, child: Child) -> None:
-        """Gateways read the same file: they give it no more, and forget it when it has nothing."""
-        while await self._is_known(child.name):  # noqa: ASYNC110
+        """Gateways read the same file: they give it no more, and forget it when it has nothing.
+        Where they do not tell, answers have as long as when a gateway ends."""
+        lasts_s = max(g.drain_s for g in self._supervisor.deployment.gateways)
+        give_up_at = time.monotonic() + _NOTICED_S + lasts_s
+        while (known := await self._is_known(child.name)) is not False:
+            if known is None and time.monotonic() > give_up_at:
+                break
             await asyncio.sleep(_LOOK_S)
         await self._end_one(child)
 
-    async def _is_known(self, engine: str) -> bool:
-        pages = list[str]()
+    async def _is_known(self, engine: str) -> bool | None:
+        """To a gateway; None where none says so, and one says nothing."""
+        pages = list[str | None]()
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             ours = self._supervisor
             pages = await metrics_pages(ours.http, ours.deployment, ours.trust)
-        return not pages or any(knows(page, engine) for page in pages)
+        if not pages or any(knows(page, engine) for page in pages if page is not None):
+            return True
+        return None if None in pages else False

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import aiohttp
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, GatewayConfig
 from prfaas.tls.agents import Trust
 
 
 async def metrics_pages(
     http: aiohttp.ClientSession, deployment: Deployment, trust: Trust
-) -> list[str]:
-    """One of each gateway and worker, which the caller has started. Raises aiohttp.ClientError,
-    TimeoutError."""
-    pages = []
-    for url in (url for gateway in deployment.gateways for url in gateway.own_urls):
-        async with http.get(f"{url}/metrics", ssl=trust.of_own(f"{url}/metrics")) as response:
-            pages.append(await response.text())
+) -> list[str | None]:
+    """One of each gateway and worker, which the caller has started; None of one that shows it to
+    operators alone, and takes nobody here for one. Raises aiohttp.ClientError, TimeoutError."""
+    pages = list[str | None]()
+    for gateway in deployment.gateways:
+        for url in (f"{base}/metrics" for base in gateway.own_urls):
+            headers, trusted = operator_headers(gateway), trust.of_own(url)
+            async with http.get(url, headers=headers, ssl=trusted) as response:
+                pages.append(await response.text() if response.status == 200 else None)
     return pages
+
+
+def operator_headers(gateway: GatewayConfig) -> dict[str, str]:
+    """What shows a gateway on this machine that an operator asks. A door of TLS is asked at no name
+    of its certificate, and so is shown no key."""
+    if gateway.admin is None and gateway.tls is not None:
+        return {}
+    key = gateway.key_to_look_with()
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 def unused_engines(metrics: str, deployment: Deployment) -> list[str]:

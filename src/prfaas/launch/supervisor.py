@@ -216,9 +216,9 @@ class Supervisor:
                     gateway.explain("; ".join([*answer.troubles, *answer.warnings]))
 
     async def _unused_engines(self) -> list[str]:
-        """Engines that a gateway gives no work."""
+        """Engines that a gateway gives no work, as far as gateways tell."""
         unused: set[str] = set()
-        for page in await metrics_pages(self.http, self.deployment, self.trust):
+        for page in filter(None, await metrics_pages(self.http, self.deployment, self.trust)):
             unused.update(unused_engines(page, self.deployment))
         return sorted(unused)
 

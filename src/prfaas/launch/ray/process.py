@@ -14,9 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +30,7 @@ from prfaas.launch.commands import (
     gateway_command,
     installed_vllm,
 )
-from prfaas.launch.gateway_pages import unused_engines
+from prfaas.launch.ray.asking import answers, unused_by
 from prfaas.launch.ray.board import Report
 from prfaas.launch.ray.certificates import localized
 from prfaas.launch.ray.placing import Kind
@@ -43,7 +41,6 @@ from prfaas.launch.sessions import Session, end_session, session_of, tied_to_par
 from prfaas.tls.agents import Trust, tools_context
 
 _PERIOD_S = 1.0
-_PROBE_TIMEOUT_S = 3.0
 _GRACE_S: Mapping[Kind, float] = {"agent": 10.0, "engine": 20.0, "gateway": 10.0}
 """A gateway's comes on top of what answers under way may take (`GatewayConfig.drain_s`)."""
 _LAST_LINES = 8
@@ -232,22 +229,13 @@ class Process:
         """Whether it answers its health check; a gateway: whether it can serve."""
         if not self._probe or self._child is None or self._child.poll() is not None:
             return False
-        return self._asked(self._probe) is not None
+        return answers(self._probe, self._trust)
 
     def _find_unused(self) -> list[str] | None:
         if self.kind != "gateway":
             return []
-        told = self._asked(self._probe.replace("/ready", "/metrics"))
-        return None if told is None else unused_engines(told, self._deployment)
-
-    def _asked(self, url: str) -> str | None:
-        try:
-            with urllib.request.urlopen(
-                url, timeout=_PROBE_TIMEOUT_S, context=self._trust
-            ) as answer:
-                return str(answer.read().decode()) if answer.status == 200 else None
-        except (OSError, HTTPException):  # It may die in the middle of its answer.
-            return None
+        url = self._probe.replace("/ready", "/metrics")
+        return unused_by(self.name, url, self._trust, self._deployment)
 
     def _gives_up(self, why: str) -> None:
         """Not in order, so that Ray starts the actor again; the oftener it ended, the later."""
