@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +19,13 @@ from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http_answer import Timeouts
 from prfaas.gateway.rereading import Rereading
-from prfaas.gateway.upstream_errors import CONNECTION_ERRORS
+from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, EngineUnreachable
 from prfaas.kv_events.wire import Stopped
 from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_deployment import until
+from prfaas.tls import authority
 from prfaas.tls.authority import issue, revoke
+from prfaas.tls.expiry import list_expiry
 
 
 @pytest.fixture
@@ -124,3 +127,28 @@ async def test_an_agent_is_revoked_while_the_deployment_file_is_refused(
             Rereading(gateway, refused, source="test").take()
         await asyncio.wait_for(asked, 30)
         await until(lambda: not gateway.fleet.up)
+
+
+async def test_engines_that_nobody_can_connect_to_are_not_up_for_a_kept_health_connection(
+    followed: tuple[Gateway, Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that expires lets no new connection in, and ends none: `/ready` said yes for as long
+    as the health checks' lived, and every request got 503."""
+    gateway, _ = followed
+    await until(lambda: not gateway.troubles())
+    monkeypatch.setattr(authority, "_CRL_DAYS", 4 / 86400)
+    crl = authority.renew_list(tmp_path / "certs")
+    gateway.become(gateway.deployment, source="test")
+    await until(lambda: list_expiry(crl).at < time.time())
+    assert not gateway.troubles(), "over the connection that is kept"
+    engine = gateway.engines["d"]
+    asked = (engine.pass_on("POST", "/large", b"{}") for _ in range(8))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert any(isinstance(answer, EngineUnreachable) for answer in answers), answers
+    await until(lambda: bool(gateway.troubles()))
+    assert "CRL has expired" in gateway.troubles()[0]
+    monkeypatch.undo()
+    monkeypatch.setenv("CARRIED_TEST_KEY", "an-engine-key")
+    authority.renew_list(tmp_path / "certs")
+    gateway.become(gateway.deployment, source="test")
+    await until(lambda: not gateway.troubles())

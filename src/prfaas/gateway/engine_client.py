@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from prfaas.core.errors import UNREADABLE, EngineError, nobody_listens
+from prfaas.core.errors import UNREADABLE, EngineError, PrfaasError, nobody_listens
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.credentials import NONE, Credentials
 from prfaas.gateway.dialects import Endpoint
-from prfaas.gateway.health_probe import HealthProbe
+from prfaas.gateway.health_probe import HealthProbe, Sickness
 from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
@@ -23,6 +23,7 @@ from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
+    EngineUnreachable,
     LocalFault,
     describe,
     engine_error,
@@ -77,15 +78,6 @@ class EngineAnswer(msgspec.Struct, frozen=True):
 
 class _PrefillAnswer(msgspec.Struct, frozen=True):
     kv_transfer_params: Any = None
-
-
-class Sickness(msgspec.Struct, frozen=True):
-    """Why a health check failed. ``late``: it has not answered yet, or the connection broke off, as
-    happens on a busy machine; ``refused``: nobody listens."""
-
-    why: str
-    late: bool = False
-    refused: bool = False
 
 
 class EngineClient:
@@ -143,7 +135,8 @@ class EngineClient:
             self.on_lost()
 
     def _make_probe(self) -> HealthProbe:
-        return HealthProbe(self.url, lambda: self.on_lost(), tls=self.credentials.tls)
+        lost, tls = lambda: self.on_lost(), self.credentials.tls
+        return HealthProbe(self.url, lost, on_alive=self.hear, tls=tls)
 
     def close(self) -> None:
         """End the connection of the health checks."""
@@ -263,10 +256,16 @@ class EngineClient:
                 whose=whose,
             )
         except CONNECTION_ERRORS as error:
-            raise engine_error(self.name, error) from error
+            raise self._failed(error) from error
         self.hear()
         self._note(endpoint, answer.status)
         return answer
+
+    def _failed(self, error: BaseException) -> PrfaasError:
+        failure = engine_error(self.name, error)
+        if isinstance(failure, EngineUnreachable):
+            self._probe.doubt()
+        return failure
 
     def hear(self) -> None:
         """The engine has just said something."""
@@ -298,7 +297,7 @@ class EngineClient:
                 content = await answer.read(most)
                 return EngineAnswer(answer.status, kind, content, answer.header("Retry-After"))
         except CONNECTION_ERRORS as error:
-            raise engine_error(self.name, error) from error
+            raise self._failed(error) from error
 
 
 def json_headers(headers: Mapping[str, str], credentials: Credentials) -> dict[str, str]:

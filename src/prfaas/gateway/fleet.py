@@ -24,7 +24,8 @@ from functools import partial
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient, AgentGone, MemoryCounts, RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
-from prfaas.gateway.engine_client import EngineClient, Sickness
+from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.health_probe import Sickness
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.upstream_errors import LocalFault
 

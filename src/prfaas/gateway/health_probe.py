@@ -14,6 +14,8 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
+import msgspec
+
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import EngineError
 from prfaas.gateway.tunnel import open_tunnel
@@ -24,29 +26,51 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
 
 
+class Sickness(msgspec.Struct, frozen=True):
+    """Why a health check failed. ``late``: it has not answered yet, or the connection broke off, as
+    happens on a busy machine; ``refused``: nobody listens."""
+
+    why: str
+    late: bool = False
+    refused: bool = False
+
+
 class HealthProbe:
     """Asks ``url``/health, one check at a time.
 
     Args:
         tls: what is trusted; None: what this machine trusts; see `Credentials`.
         on_lost: called when the kept connection has broken between two checks.
+        on_alive: called where it answers over the kept connection, and a check fails all the same.
     """
 
     def __init__(
-        self, url: str, on_lost: Callable[[], None], *, tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        on_lost: Callable[[], None],
+        *,
+        on_alive: Callable[[], None] = lambda: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.url = url
         self._url = parse_url(url)
         self._tls = tls
         self._secure = url.startswith("https:")
-        self._on_lost = on_lost
+        self._on_lost, self._on_alive = on_lost, on_alive
         self._connection: _Connection | None = None
+        self._doubted = False
         host = str(self._url)
         self._request = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
 
     async def status(self, timeout_s: float) -> int:
         """The status of one answer. Raises TimeoutError, OSError where there is no connection or it
         breaks, EngineError for what is no HTTP."""
+        status = await self._asked(timeout_s)
+        if self._doubted:
+            await self._renew(timeout_s)
+        return status
+
+    async def _asked(self, timeout_s: float) -> int:
         try:
             kept = self._connection
             if kept is not None and kept.is_open:
@@ -58,6 +82,24 @@ class HealthProbe:
         except BaseException:
             self.close()
             raise
+
+    def doubt(self) -> None:
+        """A request could not connect: until a check can, they fail. The kept connection may
+        live for hours where no other is let in, as by a list that has expired."""
+        self._doubted = True
+
+    async def _renew(self, timeout_s: float) -> None:
+        """Raises as `status` where there is no other connection; then the kept one stays."""
+        kept, self._connection = self._connection, None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._dial()
+        except BaseException:
+            self._connection = kept
+            self._on_alive()
+            raise
+        if kept is not None:
+            kept.close()
 
     def close(self) -> None:
         """End the connection, if there is one."""
@@ -75,7 +117,7 @@ class HealthProbe:
                 self._url.port,
                 ssl=(self._tls or ssl.create_default_context()) if self._secure else None,
             )
-        self._connection = made[1]
+        self._connection, self._doubted = made[1], False
         return self._connection
 
 

@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import EngineError
 from prfaas.gateway.health_probe import HealthProbe
+from prfaas.launch.addresses import free_address
 from prfaas.testing.raw_server import talking
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -74,6 +76,25 @@ async def test_a_kept_connection_that_breaks_is_told_at_once() -> None:
         async with asyncio.timeout(60):
             await lost.wait()
         assert await probe.status(60.0) == 200
+
+
+async def test_where_a_request_could_not_connect_a_check_has_to() -> None:
+    """It lives, as the kept connection says, and is of no use."""
+    alive: list[bool] = []
+    async with probing() as (server, probe, lost):
+        probe._on_alive = lambda: alive.append(True)
+        assert await probe.status(60.0) == 200
+        here, probe._url = probe._url, parse_address(free_address())
+        assert await probe.status(60.0) == 200
+        probe.doubt()
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"refused|Connect call failed"):
+                await probe.status(60.0)
+        assert (server.connections, len(server.asked), len(alive)) == (1, 4, 2)
+        probe._url = here
+        for _ in range(3):
+            assert await probe.status(60.0) == 200
+        assert (server.connections, len(alive), lost.is_set()) == (2, 2, False)
 
 
 async def test_a_server_that_hangs_up_on_every_check_is_an_error() -> None:
