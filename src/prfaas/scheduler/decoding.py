@@ -135,14 +135,13 @@ class Decoding:
             self._reservations.assign(record, engine)
             self._requests.trigger(record, Trigger.SLOT_FREED, "")
 
-    def fill_of_failed(self) -> None:
-        """An engine is usable no more: who waits since another has failed it may have only that
-        one left, which is free, so that nothing ends on it."""
-        failed = set[str]()
-        for cluster in self._fleet.pd_clusters:
-            failed.update(*(record.failed for record in cluster.ready.records.values()))
-        for name in sorted(failed & self._fleet.engines.keys()):
-            self.fill_slots(self._fleet.engines[name])
+    def fill_all(self) -> None:
+        """An engine is usable no more. To who waits for it what is free may be all that is left:
+        an engine that has failed it, or a prefill engine in its stead. Nothing ends on those."""
+        clusters = self._fleet.pd_clusters
+        if any(cluster.ready for cluster in clusters):
+            for engine in [e for cluster in clusters for e in cluster.engines if e.up]:
+                self.fill_slots(engine)
 
     def streaming(self, record: Record, _why: str) -> None:
         """The client has its first token."""

@@ -97,7 +97,7 @@ class Membership:
         why = f"engine {engine.name} is suspected: {event.reason}"
         self._requests.trigger_each(engine.waiting.records, Trigger.PREFILL_ENGINE_LOST, why)
         self._keep_roles(engine)
-        self._decoding.fill_of_failed()
+        self._decoding.fill_all()
 
     def down(self, event: EngineDown) -> None:
         """It is gone, and with it all that it was working on."""
@@ -115,7 +115,7 @@ class Membership:
         self._keep_roles(engine)
         if engine.role == "decode":
             self._lose_machine(engine, why)
-        self._decoding.fill_of_failed()
+        self._decoding.fill_all()
 
     def _lose_machine(self, engine: EngineState, why: str) -> None:
         """A decode engine is gone. What was handed over to its machine can be used there only: by
@@ -149,6 +149,7 @@ class Membership:
         }
         self._requests.trigger_each(waits, Trigger.ENGINE_CORDONED, why)
         self._keep_roles(engine)
+        self._decoding.fill_all()
 
     def uncordoned(self, event: EngineUncordoned) -> None:
         """It takes work again."""

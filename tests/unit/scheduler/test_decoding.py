@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from prfaas.policies.api import Route
 from prfaas.scheduler import commands as c
@@ -153,6 +154,18 @@ def test_so_does_who_waits_for_one_that_is_suspected_when_the_other_is_down() ->
     assert drive(e.EngineSuspected("west-d0", "401")) == []
     started = [x for x in drive(e.EngineDown("west-d1", "exit")) if isinstance(x, c.StartDecode)]
     assert {(x.request_id, x.engine) for x in started} == {("c", "west-d2")}
+
+
+@pytest.mark.parametrize("lost", [e.EngineSuspected, e.EngineCordoned])
+def test_prefill_engines_stand_in_for_who_waits_for_the_last_decode_engine(
+    lost: type[e.EngineSuspected | e.EngineCordoned],
+) -> None:
+    drive = Driver(topology(decodes=2, capacity=1))
+    for rid in "abc":
+        drive.arrive(256, rid)
+    drive(e.EngineSuspected("west-d0", "401"))
+    started = [x for x in drive(lost("west-d1", "401")) if isinstance(x, c.StartDecode)]
+    assert [(x.request_id, x.engine) for x in started] == [("c", "west-p0")]
 
 
 def test_where_kv_memory_is_the_bound_nobody_overtakes_who_waits_for_room() -> None:
