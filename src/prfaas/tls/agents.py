@@ -70,8 +70,9 @@ class Trust:
             )
         for engine in deployment.engines:
             # Where this machine has not got its authority, it fails as one of a stranger's.
-            if engine.ca is not None and Path(engine.ca).is_file():
-                self._servers[f"{(engine.url or '').rstrip('/')}/"] = trusting(Path(engine.ca))
+            ca = None if engine.ca is None else Path(engine.ca)
+            known = ca is not None and ca.is_file()
+            self._servers[f"{(engine.url or '').rstrip('/')}/"] = trusting(ca) if known else True
         doors = [g for g in deployment.gateways if g.admin is None and g.tls is not None]
         self._doors = tuple(f"{url}/" for gateway in doors for url in gateway.own_urls)
         self.carried: dict[str, PeerContext] = {}

@@ -151,6 +151,22 @@ async def test_an_answer_as_long_as_by_vllms_default_is_known_to_be(
     assert timeline.max_output_tokens == most
 
 
+@pytest.mark.parametrize(
+    ("body", "unsaid"),
+    [
+        ({}, False),  # vLLM's default.
+        ({"max_tokens": None}, True),
+        ({"max_tokens": 7}, False),
+    ],
+)
+def test_an_answer_of_which_nobody_knows_how_long_it_may_be(
+    body: dict[str, Any], unsaid: bool
+) -> None:
+    found = prompts.short_prompt(RequestBody(COMPLETIONS, json.dumps(body).encode()), 100)
+    assert found is not None
+    assert found.unsaid is unsaid
+
+
 async def test_what_an_engine_refuses_of_a_short_prompt_is_the_answer() -> None:
     mock = MockDeployment(block_tokens=256)
     async with mock.running() as client:

@@ -156,6 +156,16 @@ def test_so_does_who_waits_for_one_that_is_suspected_when_the_other_is_down() ->
     assert {(x.request_id, x.engine) for x in started} == {("c", "west-d2")}
 
 
+def test_an_engine_that_has_begun_anew_gets_who_waits_since_it_failed() -> None:
+    drive = Driver(topology(decodes=2, capacity=1))
+    drive.arrive(256, "a")
+    drive.arrive(256, "b")
+    drive(e.DecodeFailed("b", 1, "500"))
+    drive(e.EngineDown("west-d1", "exit"))
+    [start] = drive(e.EngineUp("west-d1"))
+    assert (start.request_id, start.engine) == ("b", "west-d1")
+
+
 @pytest.mark.parametrize("lost", [e.EngineSuspected, e.EngineCordoned])
 def test_prefill_engines_stand_in_for_who_waits_for_the_last_decode_engine(
     lost: type[e.EngineSuspected | e.EngineCordoned],

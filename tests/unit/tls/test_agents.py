@@ -71,6 +71,15 @@ def test_who_has_started_a_gateway_asks_it_whatever_its_certificate_calls_it(
         urlopen(f"{url}/ready", context=checked)
 
 
+def test_an_engine_of_no_authority_in_the_file_is_of_one_that_this_machine_trusts(
+    port: int, tmp_path: Path
+) -> None:
+    """Not of the gateway's, which may be its operator's own."""
+    door = f"listen: '127.0.0.1:8000', tls: {{cert: c, key: k, ca: {tmp_path / 'ca.pem'}}}"
+    trust = Trust(_with_gateway(door, engine=f"role: decode, url: 'https://localhost:{port}'"))
+    assert trust.of(f"https://localhost:{port}/metrics") is True
+
+
 def test_an_engine_is_known_by_the_authority_that_the_file_names(port: int, tmp_path: Path) -> None:
     engine = f"role: decode, url: 'https://localhost:{port}', ca: {tmp_path / 'ca.pem'}"
     trust = Trust(_with_gateway("listen: '127.0.0.1:8000'", engine=engine))
