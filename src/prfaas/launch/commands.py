@@ -3,6 +3,7 @@ for the keys of engines, which are read."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -17,6 +18,7 @@ import msgspec
 from prfaas.core.addresses import parse_url, stays_here
 from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, GatewayConfig
 from prfaas.core.deployment.engine_args import is_named
+from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.errors import ConfigError, EngineError
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_bytes
@@ -49,16 +51,22 @@ _OTHER_SERVERS, _OTHER_FRONT_END = ("--grpc", "--grpc-port"), "VLLM_USE_RUST_FRO
 
 
 class Command(msgspec.Struct, frozen=True):
-    """``environment`` is added to the supervisor's own, of which it is not given ``hidden``."""
+    """``environment`` is added to the supervisor's own, of which it is not given ``hidden``;
+    ``key``: an engine's, which may be another one each time that it is started."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     hidden: frozenset[str] = frozenset()
+    key: KeySource = KeySource()
 
     def environment_in(self, own: Mapping[str, str]) -> dict[str, str]:
         """All of it, where the supervisor has ``own``."""
         kept = {name: value for name, value in own.items() if name not in self.hidden}
-        return kept | dict(self.environment)
+        made = kept | dict(self.environment)
+        with contextlib.suppress(ConfigError):  # One that cannot be read now is as it was.
+            if self.key:
+                made[KEY_VARIABLE] = self.key.read()[0]
+        return made
 
 
 def installed_vllm() -> str:
@@ -117,6 +125,7 @@ def engine_command(
         (*arguments, *engine.args),
         _engine_environment(model.path, engine, vllm=vllm),
         deployment.secret_variables,
+        KeySource() if KEY_VARIABLE in engine.env else engine.keys,
     )
 
 

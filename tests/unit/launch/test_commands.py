@@ -157,6 +157,22 @@ def test_ranks_of_an_engine_meet_on_loopback_unless_the_file_says_otherwise(vllm
     assert environment["GLOO_SOCKET_IFNAME"] == "eth1"
 
 
+def test_an_engine_that_is_started_again_has_the_key_of_its_file(tmp_path: Path) -> None:
+    """Gateways read an exchanged one at once: with the old one it was refused until all of
+    `prfaas up` began anew."""
+    deployment, file = _resolved(), tmp_path / "key"
+    file.write_text("the-old-one\n")
+    keyed = msgspec.structs.replace(deployment.engines[0], api_key_file=str(file))
+    command = engine_command(deployment, keyed, vllm="cpu")
+    assert command.environment_in({})["VLLM_API_KEY"] == "the-old-one"
+    file.write_text("the-new-one\n")
+    assert command.environment_in({})["VLLM_API_KEY"] == "the-new-one"
+    file.unlink()
+    assert command.environment_in({})["VLLM_API_KEY"] == "the-old-one"
+    mine = msgspec.structs.replace(keyed, api_key_file=None, env={"VLLM_API_KEY": "mine"})
+    assert engine_command(deployment, mine, vllm="cpu").environment_in({})["VLLM_API_KEY"] == "mine"
+
+
 def test_an_engine_with_a_key_asks_for_it_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = _resolved()
     engine = deployment.clusters[0].engines[0]
