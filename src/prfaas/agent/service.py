@@ -26,7 +26,7 @@ from prfaas.agent.spill_metrics import SpillCollector
 from prfaas.agent.spill_port import SpillPort
 from prfaas.agent.tunnels import Tunnels
 from prfaas.core.addresses import Address, parse_url
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import ConfigError, PrfaasError
 from prfaas.engine_socket.messages import Registered
 from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.link.api import Link, TransferSink
@@ -213,8 +213,10 @@ def _addresses(settings: AgentSettings) -> frozenset[Address]:
 async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None:
     try:
         await agent.take(reread())
-    except ConfigError as error:
+    except (PrfaasError, OSError) as error:
         log.error("the deployment file is not taken over: %s", error)
+    except Exception:
+        log.exception("a fault of ours: the deployment file cannot be taken over")
     else:
         log.info("the deployment file is taken over")
 

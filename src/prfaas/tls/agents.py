@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from os.path import isfile
 from pathlib import Path
 
 from prfaas.core.addresses import parse_address
@@ -48,7 +49,7 @@ def _usable(deployment: Deployment) -> TlsFiles | None:
 def _of_admin(gateway: GatewayConfig) -> ssl.SSLContext | bool:
     """Where this machine has not got its authority, it fails as one of a stranger's."""
     shown = gateway.admin_shows
-    if shown is not None and Path(shown.ca).is_file():
+    if shown is not None and isfile(shown.ca):
         return named_context(files_in(shown), gateway.certificate_name or gateway.name)
     return trust_of(gateway)
 
@@ -71,7 +72,7 @@ class Trust:
         for engine in deployment.engines:
             # Where this machine has not got its authority, it fails as one of a stranger's.
             ca = None if engine.ca is None else Path(engine.ca)
-            known = ca is not None and ca.is_file()
+            known = ca is not None and isfile(ca)
             self._servers[f"{(engine.url or '').rstrip('/')}/"] = trusting(ca) if known else True
         doors = [g for g in deployment.gateways if g.admin is None and g.tls is not None]
         self._doors = tuple(f"{url}/" for gateway in doors for url in gateway.own_urls)

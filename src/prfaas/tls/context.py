@@ -11,6 +11,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
+from os.path import isfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,7 +138,7 @@ def _context(context: ContextKind, files: TlsFiles) -> ContextKind:
 
 
 def _must_be(path: Path) -> None:
-    if not path.is_file():
+    if not isfile(path):
         raise ConfigError(
             f"{path}: no such file; 'prfaas certs init' and 'prfaas certs issue' make it"
         )
@@ -161,7 +162,7 @@ def _trusting(context: ContextKind, files: TlsFiles) -> ContextKind:
 
 
 def _revoke(context: ssl.SSLContext, crl: Path) -> None:
-    if not crl.is_file():
+    if not isfile(crl):
         raise ConfigError(f"{crl}: no such file; 'prfaas certs revoke' makes it")
     try:
         context.load_verify_locations(crl)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from math import inf
+from os.path import isfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ def _expiry(crl: Path, found: x509.CertificateRevocationList) -> Expiry:
 
 def read_lists(crl: Path) -> list[x509.CertificateRevocationList]:
     """All of a file, as TLS reads them: one of each authority. Raises ConfigError."""
-    if not crl.is_file():  # To read a pipe would take as long as nobody writes.
+    if not isfile(crl):  # To read a pipe would take as long as nobody writes.
         raise ConfigError(f"{crl}: no such file; 'prfaas certs revoke' makes it")
     try:
         content = crl.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from os.path import exists, isfile
 from pathlib import Path
 
 from prfaas.core.deployment import GatewayConfig
@@ -28,7 +29,7 @@ def front_context(
     context.minimum_version = minimum
     context.set_alpn_protocols(["http/1.1"])
     for path in (cert, key):
-        if not path.is_file():
+        if not isfile(path):
             raise ConfigError(f"{path}: no such file")
     load_own(context, cert, key)
     return tell_records(context)
@@ -57,4 +58,4 @@ def trust_of(gateway: GatewayConfig) -> ssl.SSLContext | bool:
     ca = None if gateway.tls is None else gateway.tls.ca
     if ca is None:
         return True
-    return trusting(Path(ca)) if Path(ca).exists() else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return trusting(Path(ca)) if exists(ca) else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

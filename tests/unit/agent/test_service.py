@@ -681,3 +681,25 @@ async def test_a_cached_prefix_is_copied_over_the_link_and_loaded_there(stage: S
     async with stage.http.put(stage.west.admin_url + "/cache/copies/c", data=b"{") as answer:
         assert answer.status == 400
         assert "not what this request carries" in await answer.text()
+
+
+@pytest.mark.parametrize("fault", [PermissionError(13, "Permission denied"), KeyError("ours")])
+async def test_a_deployment_file_that_cannot_be_taken_over_ends_no_agent(
+    tmp_path: Path, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, told = settings_for(deployment(tmp_path), "a-east"), asyncio.Event()
+    reads = asyncio.Queue[None]()
+
+    def reread() -> AgentSettings:
+        reads.put_nowait(None)
+        raise fault
+
+    serving = asyncio.create_task(service.serve(settings, reread=reread, told=told))
+    async with asyncio.timeout(60):
+        for _ in range(2):
+            told.set()
+            await reads.get()
+    assert not serving.done()
+    assert "taken over" in caplog.text
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
@@ -21,6 +22,7 @@ from prfaas.tls import authority
 from prfaas.tls.context import check_identity, client_context, identity, server_context
 from prfaas.tls.expiry import certificate_expiry
 from prfaas.tls.files import TlsFiles, files_of
+from prfaas.tls.front import front_context
 from prfaas.tls.live import LiveTls
 
 
@@ -128,6 +130,22 @@ def test_a_list_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) ->
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match=r"crl.pem: no such file"):
         live.read(TlsFiles(live.files.ca, live.files.cert, live.files.key, pipe))
+
+
+def test_files_that_cannot_be_looked_at_are_refused(tmp_path: Path) -> None:
+    """As in a directory that this user may not enter: a process goes on with what it has."""
+    authority.create_authority(tmp_path)
+    live, unseen = LiveTls(authority.issue(tmp_path, "east")), tmp_path / ("n" * 300)
+    files = live.files
+    for other in (
+        msgspec.structs.replace(files, ca=unseen),
+        msgspec.structs.replace(files, cert=unseen),
+        msgspec.structs.replace(files, crl=unseen),
+    ):
+        with pytest.raises(ConfigError, match="no such file"):
+            live.read(other)
+    with pytest.raises(ConfigError, match="no such file"):
+        front_context(unseen, files.key)
 
 
 def test_missing_files_name_the_command(tmp_path: Path) -> None:
