@@ -62,6 +62,7 @@ from prfaas.pool.events import (
     LeasesCameDue,
     LoadClosed,
     LoadOpened,
+    NamesChanged,
     OfferReceived,
     OfferWithdrawn,
     PrefixPinned,
@@ -590,6 +591,10 @@ class PoolMachine(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.arriving)))
         reading = self.arriving.pop(key)
         self.carry_out_drops()
+        if key not in self.files:  # It was forgotten meanwhile.
+            self.no_writer(key)
+            self.do(SpillUnreadable(key, "damaged"))
+            return
         what, found = self.files[key]
         assert what == reading.what
         for flat, at, length in reading.extents:
@@ -713,6 +718,19 @@ class PoolMachine(RuleBasedStateMachine):
         self.do(SendFailed(key, "line lost") if fail else SendCompleted(key))
 
     # gateway, time, driver
+
+    @rule(often=st.integers(0, 3))
+    def names_change(self, often: int) -> None:
+        """Nothing is cached, pinned or on disk under the names of before, whatever goes on."""
+        if often:
+            return
+        transfers = self.pool.snapshot()
+        self.do(NamesChanged())
+        assert not self.cached
+        found = self.pool.snapshot()
+        assert (found.pinned, found.disk_used_bytes, self.pool.cached()) == ((), 0, [])
+        assert found.imports == transfers.imports
+        assert all(entry.readers for entry in found.cached)
 
     @rule(data=st.data(), what=st.sampled_from(["close", "drop", "cancel", "withdraw", "prompt"]))
     def trouble(self, data: st.DataObject, what: str) -> None:

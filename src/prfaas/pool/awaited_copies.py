@@ -32,7 +32,7 @@ class AwaitedCopies:
         if found is None or offer.readers or offer.prompt_digest != found[0].digest():
             return None
         for engine in self._books.engines.entries():
-            description = Description(found[0], engine.layout)
+            description = Description(found[0], engine.layout, self._books.naming)
             if description.reads(offer) and description.fault(offer) is None:
                 return description
         return None
@@ -40,6 +40,10 @@ class AwaitedCopies:
     def cancelled(self, transfer_id: str) -> None:
         """It will not come, or is not wanted."""
         self._awaited.pop(transfer_id, None)
+
+    def forget(self) -> None:
+        """They go by other names now: what comes is not cached."""
+        self._awaited.clear()
 
     def expire(self) -> None:
         """Forget what has not come."""

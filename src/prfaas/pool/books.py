@@ -128,6 +128,8 @@ class Books:
         self.longest_deadline_s = longest_deadline_s
         self.counters = PoolCounters()
         self.now = -inf
+        self.naming = 0
+        """How often the key that names are made with was exchanged."""
         self.effects: list[AnyEffect] = []
         # What the pool still has to follow up before the event is dealt with:
         self.unsettled = False

@@ -33,6 +33,8 @@ class Entry:
     readers: int = 0
     arriving: bool = False
     """It is being read from disk."""
+    naming: int = 0
+    """See `Books`: of an earlier one it is not kept."""
 
     @property
     def key(self) -> TransferKey:
@@ -78,6 +80,8 @@ class Cache:
     def __init__(self, books: Books, *, most_slots: int, disk: Disk) -> None:
         self._books, self.most_slots, self._disk = books, most_slots, disk
         self._entries: Entries[Entry] = Entries()
+        self._leaving: dict[TransferKey, Entry] = {}
+        """What was forgotten while it was read."""
         self._growing: dict[TransferKey, list[int]] = {}
         """Slots of exports that have been sent, and will be an entry when all have."""
         self._slots = 0
@@ -140,6 +144,19 @@ class Cache:
             self._books.slots.cache(entry.key, entry.slots, len(entry.slots))
             self.pinned_slots -= len(entry.slots)
             self._books.memory_freed = self._books.unsettled = True
+            if self._leaving.pop(entry.key, None) is not None:
+                self._free(entry)
+
+    def forget(self) -> None:
+        """Names are others now. What is read stays until it is read no more; nobody finds it."""
+        self.unwritten.clear()
+        for entry in list(self._entries):
+            self._entries.remove(entry)
+            self._books.effects.append(AnnounceEvicted(entry.key))
+            if entry.readers:
+                self._leaving[entry.key] = entry
+            else:
+                self._free(entry)
 
     # from disk
 
@@ -157,12 +174,14 @@ class Cache:
     def arrived(self, entry: Entry) -> None:
         """Every byte is there, and right."""
         entry.arriving = False
-        self._books.effects.append(entry.announcement)
+        if entry.key not in self._leaving:
+            self._books.effects.append(entry.announcement)
         self.unpin(entry)
 
     def does_not_arrive(self, entry: Entry) -> None:
         """Whoever waited for it must know; its memory is free."""
-        self._entries.remove(entry)
+        if self._leaving.pop(entry.key, None) is None:
+            self._entries.remove(entry)
         self._slots -= len(entry.slots)
         self.pinned_slots -= len(entry.slots)
         self._books.slots.end_reception(entry.key, entry.slots, len(entry.slots))
@@ -214,13 +233,13 @@ class Cache:
                 slots=len(entry.slots),
                 readers=entry.readers,
             )
-            for entry in self._entries
+            for entry in self._all
         )
 
     def check_readers(self, reading: Iterable[Entry]) -> None:
         """Raise InvariantError unless these, once for each reader, are all that is read."""
         readers = Counter(entry.key for entry in reading)
-        for entry in self._entries:
+        for entry in self._all:
             if entry.readers != readers[entry.key]:
                 raise InvariantError(f"cached {entry.key} has {entry.readers} readers")
 
@@ -228,7 +247,7 @@ class Cache:
         """Raise InvariantError where entries, names and slots contradict each other."""
         slots = self._books.slots
         self._entries.check_integrity()
-        for entry in self._entries:
+        for entry in self._all:
             found = slots.held_by(entry.key) if entry.readers else slots.cached_by(entry.key)
             if sorted(entry.slots) != found:
                 raise InvariantError(f"cached {entry.key} does not hold the slots it thinks")
@@ -236,8 +255,8 @@ class Cache:
             if self._entries.get(key) is not entry:
                 raise InvariantError(f"{key} is to be written and not cached")
         grown = sum(map(len, self._growing.values()))
-        total = sum(len(entry.slots) for entry in self._entries) + grown
-        read = sum(len(entry.slots) for entry in self._entries if entry.readers)
+        total = sum(len(entry.slots) for entry in self._all) + grown
+        read = sum(len(entry.slots) for entry in self._all if entry.readers)
         if read != self.pinned_slots:
             raise InvariantError(f"{read} slots are read, {self.pinned_slots} counted")
         unread = total - read
@@ -246,10 +265,15 @@ class Cache:
         if total > self.most_slots + self.pinned_slots:
             raise InvariantError(f"{total} slots are cached of {self.most_slots}")
 
+    @property
+    def _all(self) -> list[Entry]:
+        return [*self._entries, *self._leaving.values()]
+
     def _worth(self, entry: Entry) -> bool:
         slots = self._books.slots
         readable = slots.slot_count - slots.export_slots
-        if not 0 < len(entry.slots) <= min(self.most_slots, readable):
+        fits = 0 < len(entry.slots) <= min(self.most_slots, readable)
+        if not fits or entry.naming != self._books.naming:
             return False
         if not self.room_to_read(len(entry.slots)):
             return False
@@ -280,11 +304,14 @@ class Cache:
     def _reclaim(self, count: int) -> None:
         self._shrink(self._slots - count)
 
-    def _evict(self, entry: Entry) -> None:
-        self._entries.remove(entry)
+    def _free(self, entry: Entry) -> None:
         self._slots -= len(entry.slots)
         self._books.slots.evict(entry.key, entry.slots)
         self._books.counters.cache_evicted += 1
+
+    def _evict(self, entry: Entry) -> None:
+        self._entries.remove(entry)
+        self._free(entry)
         if self.unwritten.pop(entry.key, None) is not None:
             self._books.counters.spill_missed += 1
         below = self._disk.get(entry.key) is not None

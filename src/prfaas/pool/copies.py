@@ -162,6 +162,13 @@ class Copies:
         for copy in [c for k, c in self._live.items() if k.transfer_id == transfer_id]:
             self._cancel(copy, "cancelled")
 
+    def forget(self, reason: str) -> None:
+        """What is sent goes by other names now: none is made to its end."""
+        for copy_id in list(self._waiting):
+            self._give_up(copy_id, reason)
+        for copy in list(self._live.values()):
+            self._cancel(copy, reason)
+
     def transfer_ids(self) -> set[str]:
         """Of those that are not over."""
         live = {key.transfer_id for key, copy in self._live.items() if not copy.over}

@@ -15,10 +15,12 @@ from prfaas.pool.kept import KeptPrefix
 
 
 class Description(NamedTuple):
-    """What an engine has said that a transfer is of, and the layout of the engine that said it."""
+    """What an engine has said that a transfer is of, and the layout of the engine that said it.
+    ``naming``: see `Books`."""
 
     prefix: Prefix
     layout: KvLayout
+    naming: int = 0
 
     def check(self, offer: TransferOffer) -> None:
         """Raises EngineError where the transfer cannot be of that."""
@@ -61,4 +63,4 @@ class Description(NamedTuple):
             stands_at=self.prefix.end_token if stands else 0,
             needs_state=kinds != {"full_attention"},
         )
-        return Entry(what, tuple(extents), slots)
+        return Entry(what, tuple(extents), slots, naming=self.naming)

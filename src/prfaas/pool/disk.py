@@ -67,10 +67,12 @@ class Disk:
         return [entry for entry in found if not self._is_in_memory(entry.what.key)]
 
     def found(self, event: SpillFound) -> None:
-        """An earlier life of this agent has written it. They come in the order of their use."""
+        """An earlier life of this agent has written it, under the key that this one began with.
+        They come in the order of their use."""
         what = event.what
         size = file_bytes(what)
         known = self._entries.get(what.key) is not None or self._is_in_memory(what.key)
+        known = known or self._books.naming > 0
         if known or self._entries.holding(what) is not None or not self.make_room(size):
             self._books.effects.append(DropSpilled(what.key))
             return
@@ -145,6 +147,11 @@ class Disk:
         self._books.effects.append(DropSpilled(key))
         if not self._is_in_memory(key):
             self._books.effects.append(AnnounceEvicted(key))
+
+    def forget(self) -> None:
+        """Names are others now: every file goes, also one that is being read."""
+        for entry in list(self._entries):
+            self.drop(entry)
 
     def is_full(self) -> None:
         """The disk has no room for as much as it may hold: from now on, what comes takes the place

@@ -277,6 +277,10 @@ class SlotCopied(Event, frozen=True, gc=False):
     slot: int
 
 
+class NamesChanged(Event, frozen=True, gc=False):
+    """Prefixes are named with another cache key: nobody asks by names of before again."""
+
+
 class LeasesCameDue(Event, frozen=True, gc=False):
     """A `ServeLeases` was carried out."""
 
@@ -306,12 +310,11 @@ class TimePassed(Event, frozen=True, gc=False):
 
 
 AnyEvent = (
-    EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested
-    | SlotsReturned | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened
-    | ImportClosed | TransferDescribed | LoadOpened | LoadClosed
-    | CopyRequested | CopyAwaited | PrefixPinned | PrefixUnpinned
-    | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
-    | SendProgressed | SendCompleted | SendFailed | ExtentReleased
-    | SpillFound | SpillWritten | SpillWriteFailed | SpillRead | SpillUnreadable
-    | SlotCopied | LeasesCameDue | TransferCancelled | GatewayRenewed | GatewayEnded | TimePassed
+    EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested | ExportBegun
+    | SlotsReturned | SlotFilled | ExportFinished | ExportAborted | ImportOpened | ImportClosed
+    | TransferDescribed | LoadOpened | LoadClosed | CopyRequested | CopyAwaited | PrefixPinned
+    | PrefixUnpinned | OfferReceived | RangeStored | TransferReceived | ReceptionFailed
+    | OfferWithdrawn | SendProgressed | SendCompleted | SendFailed | ExtentReleased | SpillFound
+    | SpillWritten | SpillWriteFailed | SpillRead | SpillUnreadable | SlotCopied | NamesChanged
+    | LeasesCameDue | TransferCancelled | GatewayRenewed | GatewayEnded | TimePassed
 )  # fmt: skip

@@ -65,6 +65,11 @@ class Pins:
                 self._books.slots.pinned_for_good -= len(entry.slots)
                 self._cache.unpin(entry)
 
+    def forget(self) -> None:
+        """Names are others now: nobody would find what is pinned."""
+        for name in list(self._wanted):
+            self.unpinned(PrefixUnpinned(name))
+
     @property
     def slots(self) -> int:
         """Of all that is pinned."""

@@ -51,6 +51,7 @@ from prfaas.pool.events import (
     LeasesCameDue,
     LoadClosed,
     LoadOpened,
+    NamesChanged,
     OfferReceived,
     OfferWithdrawn,
     PrefixPinned,
@@ -168,6 +169,7 @@ class Pool:
             SendFailed: lambda event: self._sender(event).send_failed(event),
             ExtentReleased: lambda event: self._sender(event).released(event),
             LeasesCameDue: self._leases.came_due,
+            NamesChanged: self._names_changed,
             SlotCopied: self._receptions.copied,
             TransferCancelled: lambda event: self._cancel(event.transfer_id),
             GatewayRenewed: self._gateway_renewed,
@@ -233,17 +235,8 @@ class Pool:
 
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
-        for part in (
-            self._books.slots,
-            self._receptions,
-            self._exports,
-            self._imports,
-            self._cache,
-            self._copies,
-            self._pins,
-            self.disk,
-            self._spill,
-        ):
+        for part in (self._books.slots, self._receptions, self._exports, self._imports,
+                     self._cache, self._copies, self._pins, self.disk, self._spill):  # fmt: skip
             part.check_integrity()
         readers = self._loads, self._copies, self._pins, self._spill
         self._cache.check_readers(entry for part in readers for entry in part.reading())
@@ -281,10 +274,18 @@ class Pool:
 
     def _described(self, event: TransferDescribed) -> None:
         layout = self._books.engines.of(event.connection).layout
-        description = Description(event.prefix, layout)
+        description = Description(event.prefix, layout, self._books.naming)
         self._exports.described(event.connection, event.transfer_id, description)
         if self._imports.reads(event.connection, event.transfer_id):
             self._receptions.described(event.transfer_id, description)
+
+    def _names_changed(self, event: NamesChanged) -> None:
+        """What is under way goes on, and is not cached when it is over."""
+        self._books.naming += 1
+        self._pins.forget()
+        self._copies.forget("the cache key has been exchanged")
+        for part in (self._awaited, self.disk, self._cache):
+            part.forget()
 
     def _cancel(self, transfer_id: str) -> None:
         self._books.records.cancel(transfer_id, now=self._books.now)
@@ -312,7 +313,7 @@ class Pool:
         for session_id in self._books.sessions.lapsed(now=self._books.now):
             lapse = ReportLapse(session_id, self._end_session(session_id))
             self._books.effects.append(lapse)
-        parts = self._receptions, self._exports, self._copies, self._awaited
-        for part in (*parts, self._loads, self._imports, self._spill):
+        for part in (self._receptions, self._exports, self._copies, self._awaited, self._loads,
+                     self._imports, self._spill):  # fmt: skip
             part.expire()
         self._books.records.forget_old(now=self._books.now)

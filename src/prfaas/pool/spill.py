@@ -28,7 +28,7 @@ from prfaas.pool.disk_events import (
     SpillWriteFailed,
     SpillWritten,
 )
-from prfaas.pool.effects import ReadSpilled, WriteSpilled
+from prfaas.pool.effects import DropSpilled, ReadSpilled, WriteSpilled
 from prfaas.pool.placement import flat_extents
 from prfaas.pool.slots import ArenaFull
 from prfaas.pool.spill_format import file_bytes
@@ -98,7 +98,11 @@ class Spill:
 
     def written(self, event: SpillWritten) -> None:
         """It is on disk."""
-        what = self._end_writing(event.key).what
+        entry = self._end_writing(event.key)
+        what = entry.what
+        if entry.naming != self._books.naming:
+            self._books.effects.append(DropSpilled(what.key))
+            return
         size = file_bytes(what)
         self._disk.add(OnDisk(what, size))
         self._books.counters.spill_written += 1
@@ -141,7 +145,7 @@ class Spill:
         slots.reserve(what.total_bytes)
         held = slots.hold(what.key, needed)
         extents = merged(flat_extents(held, slots.slot_bytes, 0, what.total_bytes))
-        entry = Entry(what, tuple(extents), held, readers=1, arriving=True)
+        entry = Entry(what, tuple(extents), held, 1, arriving=True, naming=self._books.naming)
         self._reading[what.key] = entry
         found.read = True
         self._cache.arrives(entry)
@@ -190,8 +194,10 @@ class Spill:
     def check_integrity(self) -> None:
         """Raise InvariantError where what arrives and what is read contradict each other."""
         arriving = {entry.key for entry in self._cache if entry.arriving}
-        if arriving != set(self._reading):
-            raise InvariantError(f"{arriving} arrive, {set(self._reading)} are read")
+        naming = self._books.naming
+        read = {key for key, entry in self._reading.items() if entry.naming == naming}
+        if arriving != read:
+            raise InvariantError(f"{arriving} arrive, {read} are read")
         for entry in self._disk:
             if entry.read != (entry.what.key in self._reading):
                 raise InvariantError(f"{entry.what.key} on disk is read: {entry.read}")
