@@ -552,7 +552,7 @@ async def test_an_agent_takes_new_certificates_over_by_itself(
         link=TcpLinkConfig(name="west", security=used),
     )  # fmt: skip
     agent = Agent(settings)
-    with caplog.at_level(logging.INFO, "prfaas.agent.service"):
+    with caplog.at_level(logging.INFO, "prfaas.agent.watching"):
         await agent.start()
         try:
             await until(lambda: "cert.pem expires in 20 days" in caplog.text)

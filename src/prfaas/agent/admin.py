@@ -66,6 +66,10 @@ class Admin:
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
 
+    def begin_news_anew(self) -> None:
+        """See `CacheFeed`."""
+        self._feed.begin_anew()
+
     def application(self) -> web.Application:
         """The routes, without a server."""
         app = web.Application(
@@ -133,16 +137,17 @@ class Admin:
 
     async def _kv_events(self, request: web.Request) -> web.StreamResponse:
         """Frames of `kv_events.wire` until the client goes, from where it says it stopped."""
-        record = None if self._caches is None else self._caches.record(request.match_info["name"])
-        if record is None:
+        caches, name = self._caches, request.match_info["name"]
+        record = None if caches is None else caches.record(name)
+        if caches is None or record is None:
             raise web.HTTPNotFound(text="this agent follows no engine of that name")
         number = int(_number(request, "number", default=0, low=0, high=2**53))
         response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE})
         await response.prepare(request)
         deflate = Deflater()
         async for frames in record.follow(Stopped.of(request.query, number)):
-            if not self._peers.is_gateway(request.transport):
-                break  # It has left the file.
+            if not self._peers.is_gateway(request.transport) or caches.record(name) is not record:
+                break  # It has left the file, or the record has begun anew, under another key.
             await response.write(deflate(frames))
             await asyncio.sleep(0)  # Of all that is held no piece makes others wait for the next.
         return response

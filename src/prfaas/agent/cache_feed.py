@@ -33,14 +33,20 @@ class CacheFeed:
         driver.carry_out(AnnounceCached, self._cached)
         driver.carry_out(AnnounceEvicted, lambda effect: self._tell(_evicted(effect)))
 
+    def begin_anew(self) -> None:
+        """Names are made with another key now: who follows is told all there is once more, in a
+        stream of its own."""
+        self._followers.clear()
+
     async def follow(self) -> AsyncIterator[CacheNews]:
-        """All there is, then `Whole`, then what changes; ends for a follower that is too slow."""
+        """All there is, then `Whole`, then what changes, all under one key; ends for a follower
+        that is too slow, and where the key is exchanged."""
         queue: asyncio.Queue[CacheNews] = asyncio.Queue(_MOST_NEWS)
         self._followers.add(queue)
         try:
+            cached = self._driver.cached()
             yield KeyedWith(self._prefixes.key_id)
             # A block is only placed where the one before it is known.
-            cached = self._driver.cached()
             for effect in sorted(cached, key=lambda effect: effect.prefix.from_token):
                 yield _stored(effect)
             yield Whole()

@@ -45,11 +45,16 @@ class CopyApi:
         return web.Response(status=202)
 
     async def await_one(self, request: web.Request) -> web.Response:
-        """204: what comes as transfer ``id`` from another agent is cached, if it is of this."""
+        """204: what comes as transfer ``id`` from another agent is cached, if it is of this. 409:
+        it is named under another cache key."""
         copy_id, awaited = transfer_id_of(request), await _read(request, AwaitCopy)
         fault = awaited.prefix.fault()
         if fault is not None:
             raise web.HTTPBadRequest(text=fault)
+        if awaited.key_id not in ("", self._prefixes.key_id):
+            raise web.HTTPConflict(
+                text="its names are made with another cache key than this agent's"
+            )
         self._prefixes.learn(awaited.prefix)
         self._driver.handle(CopyAwaited(copy_id, awaited.prefix, awaited.deadline_s))
         return web.Response(status=204)

@@ -80,6 +80,14 @@ class EngineCaches:
                 self._follow(followed.reach)
         self._pids = dict(pids)
 
+    def rekey(self, key: bytes) -> None:
+        """Make names and keys with this one from now on: each record begins anew, and what the
+        engines remember is learned once more."""
+        self._key, self._hasher = key, BlockHasher(key)
+        for followed in list(self._followed.values()):
+            followed.task.cancel()
+            self._follow(followed.reach)
+
     def record(self, engine: str) -> CacheRecord | None:
         """What is known of one engine's cache; None for one that is not followed."""
         followed = self._followed.get(engine)

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from math import inf
 from typing import NoReturn
 
 from prfaas.agent.admin import Admin
@@ -25,6 +24,7 @@ from prfaas.agent.spill_files import spill_files
 from prfaas.agent.spill_metrics import SpillCollector
 from prfaas.agent.spill_port import SpillPort
 from prfaas.agent.tunnels import Tunnels
+from prfaas.agent.watching import watch_cache_key, watch_certificates
 from prfaas.core.addresses import Address, parse_url
 from prfaas.core.errors import ConfigError, PrfaasError
 from prfaas.engine_socket.messages import Registered
@@ -33,22 +33,19 @@ from prfaas.link.api import Link, TransferSink
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.pool.effects import HandedOver
-from prfaas.pool.events import EnginesNamed, TimePassed
+from prfaas.pool.events import EnginesNamed, NamesChanged, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import connections, serving_strangers
 from prfaas.process.spans import NO_SPANS, Spans
-from prfaas.tls.cache_key import read_cache_key
-from prfaas.tls.expiry import expiring
+from prfaas.tls.cache_key import LiveCacheKey, find_cache_key
 from prfaas.tls.files import TlsFiles
-from prfaas.tls.live import LiveTls, stamp_of
+from prfaas.tls.live import LiveTls
 
 log = logging.getLogger(__name__)
 
 SWEEP_PERIOD_S = 0.25
 """How late a deadline may be noticed."""
-_CERTIFICATES_S, _WARN_S = 1.0, 86400.0
-"""How often certificates are looked at; how often the log warns of one that soon expires."""
 _SHUTDOWN_TIMEOUT_S = 2.0
 """What HTTP requests under way may take when the agent ends."""
 
@@ -82,11 +79,15 @@ class Agent:
 
     async def take(self, settings: AgentSettings) -> None:
         """Go on with what another deployment file says of this agent: its engines, who sends to it
-        its certificates and to whom it sends. Raises ConfigError, having changed nothing, for
-        certificates that cannot be used. What was bound or allocated at its start stays so."""
-        tls, files = self.peers.tls, settings.tls
+        its certificates and cache key, and to whom it sends. Raises ConfigError, having changed
+        nothing, for those that cannot be used. What was bound or allocated at its start stays."""
+        tls, files, key = self.peers.tls, settings.tls, self._cache_key
+        named = None if key is None else settings.cache_key
+        found = None if named is None else find_cache_key(named)
         if tls is not None and files is not None:
             tls.read(files)
+        if key is not None and found is not None and key.take(found):
+            self._rekey()
         self.driver.handle(EnginesNamed(settings.engines))
         if self.caches is not None:
             self.caches.take(settings.reach)
@@ -123,16 +124,19 @@ class Agent:
         self.connections = connections()
         door = DoorCounts(peers.refusals.total, self.tunnels, self.connections)
         self.metrics = agent_metrics(driver, self._link, door)
-        self.caches, key = None, PLAINTEXT_KEY
+        self.caches, self._cache_key, key = None, None, PLAINTEXT_KEY
         if settings.cache_key is not None:
-            self.caches = EngineCaches(key := read_cache_key(settings.cache_key))
+            self._cache_key = LiveCacheKey(settings.cache_key)
+            self.caches = EngineCaches(key := self._cache_key.key)
             stack.push_async_callback(self.caches.close)
             self.caches.take(settings.reach)
-        prefixes = KeyedPrefixes(key)
-        spill = SpillPort(driver, spill_files(settings.spill, prefixes.key_id, arena.view))
+        self._prefixes = prefixes = KeyedPrefixes(key)
+        self._spill = spill = SpillPort(
+            driver, spill_files(settings.spill, prefixes.key_id, arena.view)
+        )
         stack.push_async_callback(asyncio.to_thread, spill.close)
         self.metrics.register(SpillCollector(driver, spill))
-        admin = Admin(
+        self._admin = admin = Admin(
             settings.name, driver, port, self._link, self.metrics, prefixes, peers, self.caches,
             disk_rate=lambda: spill.measured_bytes_per_s,
         )  # fmt: skip
@@ -146,12 +150,28 @@ class Agent:
         await self._open_door(stack, admin, tls)
 
         if tls is not None:
-            watcher = asyncio.create_task(_watch_certificates(tls, peers))
+            watcher = asyncio.create_task(watch_certificates(tls, peers))
+            stack.callback(watcher.cancel)
+        if self._cache_key is not None:
+            watcher = asyncio.create_task(watch_cache_key(self._cache_key, self._rekey))
             stack.callback(watcher.cancel)
         sweeper = asyncio.create_task(_sweep(driver, port, self.caches))
         stack.callback(sweeper.cancel)
         log.info("agent ready name=%s socket=%s admin=%s arena_bytes=%d",
                  settings.name, settings.socket, self.admin_url, settings.arena_bytes)  # fmt: skip
+
+    def _rekey(self) -> None:
+        """Make all names with the new cache key. In one go: nobody is told anything meanwhile, nor
+        under both keys."""
+        assert self._cache_key is not None
+        key = self._cache_key.key
+        self.driver.handle(NamesChanged())
+        self._prefixes.rekey(key)
+        self._spill.rekey(self._prefixes.key_id)
+        self._admin.begin_news_anew()
+        if self.caches is not None:
+            self.caches.rekey(key)
+        log.warning("names are made with a new cache key: what was cached is forgotten")
 
     def _join_link(self, stack: contextlib.AsyncExitStack, port: LinkPort) -> LiveTls | None:
         """Have the pool send and receive; returns the certificates, of link and HTTP alike."""
@@ -219,43 +239,6 @@ async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None
         log.exception("a fault of ours: the deployment file cannot be taken over")
     else:
         log.info("the deployment file is taken over")
-
-
-async def _watch_certificates(tls: LiveTls, peers: Peers) -> None:
-    """Read them again when they have changed and look the same for a moment: they may be in the
-    middle of being written. End connections with whom is not trusted any more, so within three
-    seconds of a change. Warn of those that expire soon, and of lists that lack."""
-    seen, warned_at = stamp_of(tls.files), -inf
-    while True:
-        if time.monotonic() - warned_at >= _WARN_S:
-            warned_at = time.monotonic()
-            for line in expiring(tls.expiries.values(), now=time.time()):
-                log.warning("%s", line)
-            if tls.lack is not None:
-                log.warning("%s", tls.lack)
-        await asyncio.sleep(_CERTIFICATES_S)
-        now = stamp_of(tls.files)
-        if now == seen and tls.changed():
-            _renew(tls)
-            warned_at = -inf
-        seen = now
-        try:
-            ended = [*tls.end_untrusted(now=time.time()), *peers.end_untrusted(now=time.time())]
-        except Exception:
-            log.exception("a fault of ours with connections' certificates; the agent goes on")
-        else:
-            for line in ended:
-                log.warning("%s", line)
-
-
-def _renew(tls: LiveTls) -> None:
-    try:
-        tls.read(tls.files)
-    except (ConfigError, OSError) as error:
-        log.error("the new certificates are refused, all stays as it was: %s", error)
-        tls.refuse_until_changed()
-    else:
-        log.info("new certificates are used from now on")
 
 
 async def _sweep(driver: PoolDriver, port: LinkPort, caches: EngineCaches | None = None) -> None:

@@ -85,6 +85,10 @@ class SpillFiles:
         os.close(self._dir)
         del self._bytes, self._arena
 
+    def rekey(self, key_id: str) -> None:
+        """From now on names are made by this cache key. By the thread that writes."""
+        self._key_id = key_id
+
     # what an earlier life has left
 
     def found(self) -> Iterator[KeptPrefix]:

@@ -60,6 +60,12 @@ class SpillPort:
         if self._files is not None:
             self._writer.submit(self._find)
 
+    def rekey(self, key_id: str) -> None:
+        """Names are made with this key from now on; those of what is to be written already are
+        not."""
+        if self._files is not None:
+            self._writer.submit(self._files.rekey, key_id)
+
     def close(self) -> None:
         """Nothing is begun any more, and what is under way has ended when this returns. Blocks."""
         self._reader.shutdown(cancel_futures=True)

@@ -35,3 +35,6 @@ class AwaitCopy(msgspec.Struct, frozen=True, kw_only=True):
 
     prefix: Prefix
     deadline_s: DeadlineS
+    key_id: str = ""
+    """Of the cache key that made its names (`index.keyed_blocks.key_id`); empty: an earlier
+    release, which does not say."""

@@ -28,6 +28,11 @@ class KeyedPrefixes:
     """The cached prefixes of one agent. ``key``: the deployment's cache key."""
 
     def __init__(self, key: bytes) -> None:
+        self.rekey(key)
+
+    def rekey(self, key: bytes) -> None:
+        """Make names and keys with this one from now on, and forget what was learned under the
+        other."""
         self.key_id = key_id(key)
         self._hasher = BlockHasher(key)
         self._key = hashlib.blake2b(key, digest_size=32, person=b"prfaas-prefixes").digest()

@@ -51,6 +51,10 @@ class BlockHasher:
     equal keys."""
 
     def __init__(self, seed: bytes = b"") -> None:
+        self.rekey(seed)
+
+    def rekey(self, seed: bytes) -> None:
+        """Make other keys from now on: places of before are no places of these."""
         self._seed = seed
         self._factors: dict[int, tuple[U64, U64, Place]] = {}
         self._extras: dict[bytes, tuple[int, int]] = {}

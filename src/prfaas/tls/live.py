@@ -25,7 +25,8 @@ from prfaas.tls.trusted import (
 )
 from prfaas.tls.unlisted import lists_lacking
 
-Stamp = tuple[tuple[int, int, int] | None, ...]
+FileStamp = tuple[int, int, int]
+Stamp = tuple[FileStamp | None, ...]
 
 
 class LiveTls:
@@ -121,10 +122,11 @@ def expiries_of(files: TlsFiles) -> dict[str, Expiry]:
 
 def stamp_of(files: TlsFiles) -> Stamp:
     """What changes with any of them."""
-    return tuple(_stamp(path) for path in files.paths)
+    return tuple(stamp_of_file(path) for path in files.paths)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp_of_file(path: Path) -> FileStamp | None:
+    """What changes with a file; None where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -101,3 +101,17 @@ def test_what_is_no_prefix_is_refused() -> None:
         KeyedPrefixes(KEY).keyed(msgspec.structs.replace(told(0, 12), tokens=b""))
     with pytest.raises(EngineError, match="16 bytes"):
         KeyedPrefixes(KEY).name(b"short")
+
+
+def test_with_another_key_names_and_keys_are_others_and_what_was_learned_is_void() -> None:
+    keyed, fresh = KeyedPrefixes(b"one"), KeyedPrefixes(b"two")
+    first, second = told(0, 8), told(8, 16)
+    before = keyed.keyed(first)
+    keyed.rekey(b"two")
+    assert keyed.key_id == fresh.key_id
+    assert keyed.keyed(second).keys == b"", "what is before it was told under the other key"
+    after = keyed.keyed(first)
+    assert after == fresh.keyed(first)
+    assert after.digests != before.digests
+    assert after.keys != before.keys
+    assert keyed.keyed(second).keys
