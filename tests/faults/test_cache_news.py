@@ -70,19 +70,19 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
         await agent.close()
 
 
-def hand_over(socket: Path) -> None:
+def hand_over(socket: Path, name: str = "x") -> None:
     """One machine's prefill engine to its decode engine; both say of which prompt it is."""
     prefill, decode = MockEngineRank(str(socket), "p"), MockEngineRank(str(socket), "pdd")
     try:
-        prefill.begin("x", "a", SIZE)
-        prefill.client.describe("x", prompt())
+        prefill.begin(name, "a", SIZE)
+        prefill.client.describe(name, prompt())
         done = 0
         while done < SIZE:
-            done = prefill.hand_over("x", done, SIZE)
-        assert prefill.client.finish_export("x") is None
-        opened = decode.client.open_import(OpenImport("x", 0, BLOCK, SIZE, MOCK_DIGEST))
+            done = prefill.hand_over(name, done, SIZE)
+        assert prefill.client.finish_export(name) is None
+        opened = decode.client.open_import(OpenImport(name, 0, BLOCK, SIZE, MOCK_DIGEST))
         opened.future.result(30)
-        decode.client.describe("x", prompt())
+        decode.client.describe(name, prompt())
         decode.client.close_import(opened)
         del opened
     finally:

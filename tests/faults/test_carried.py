@@ -27,7 +27,7 @@ from prfaas.gateway.carried_events import CarriedFeed, KeyedFollower
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.gateway.credentials import Credentials, read_credentials
 from prfaas.gateway.engine_client import EngineClient
-from prfaas.gateway.feeds import index_seed
+from prfaas.gateway.feeds import cache_key
 from prfaas.gateway.http_client import HttpClient
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keys import PromptKeys
@@ -98,7 +98,7 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def following(self, index: PrefixIndex) -> AsyncIterator[CarriedFeed]:
-        follower = KeyedFollower(index.engine("d"), key_id(index_seed(self.deployment)))
+        follower = KeyedFollower(index.engine("d"), key_id(cache_key(self.deployment) or b""))
         feed = CarriedFeed("d", follower, self._follow, asyncio.Lock())
         task = asyncio.create_task(feed.run())
         try:
@@ -140,8 +140,8 @@ gateway: {{agent_tls: {{{own % ("gateway", "gateway")}{listed}}}}}
     )
 
 
-@pytest.fixture
-async def publisher() -> AsyncIterator[MockPublisher]:
+@contextlib.asynccontextmanager
+async def publishing() -> AsyncIterator[MockPublisher]:
     with zmq.asyncio.Context() as context:
         publisher = MockPublisher(context, "127.0.0.1")
         task = asyncio.create_task(publisher.serve_replays())
@@ -149,6 +149,12 @@ async def publisher() -> AsyncIterator[MockPublisher]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         publisher.close()
+
+
+@pytest.fixture
+async def publisher() -> AsyncIterator[MockPublisher]:
+    async with publishing() as publisher:
+        yield publisher
 
 
 @pytest.fixture
@@ -318,7 +324,7 @@ def held(index: PrefixIndex) -> int:
 async def test_a_gateway_learns_of_a_cache_through_the_agent_and_goes_on_after_a_break(
     place: Place, publisher: MockPublisher
 ) -> None:
-    index = PrefixIndex(max_blocks=100, seed=index_seed(place.deployment))
+    index = PrefixIndex(max_blocks=100, seed=cache_key(place.deployment) or b"")
     await publisher.publish(stored(0, 2))
     async with place.following(index) as feed:
         await until(lambda: held(index) == 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal, TypeVar
 
 import msgspec
@@ -232,7 +232,7 @@ class AgentClient:
         """It may go again."""
         await self._ask("DELETE", f"/cache/pins/{transfer_id}")
 
-    async def cache_news(self) -> AsyncIterator[CacheNews]:
+    async def cache_news(self) -> AsyncGenerator[CacheNews, None]:
         """All that the agent has cached, then what comes and goes, until it goes away (LinkError).
         One of an earlier release has none."""
         try:

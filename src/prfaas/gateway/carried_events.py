@@ -45,6 +45,10 @@ class KeyedFollower:
         self.resets_total = 0
         self.unreadable_total = 0
 
+    def rekey(self, key_id: str) -> None:
+        """Take what is keyed with this key from now on; it must not run."""
+        self._key_id = key_id
+
     def restart(self) -> None:
         """Forget everything."""
         self.index.clear()
@@ -67,7 +71,7 @@ class KeyedFollower:
             if frame.key_id != self._key_id:
                 raise EngineError(
                     "its agent has another cache key; give all agents and gateways the same "
-                    "cache.key, and start them anew"
+                    "cache.key: they take it over while they run"
                 )
             self.restart()
             self.stopped = Stopped(frame.epoch, frame.number, 0)
@@ -179,7 +183,7 @@ class CarriedFeed:
                 await asyncio.sleep(0)
             if isinstance(frame, Alive) and not frame.live:
                 self._falls_silent("its agent does not hear of it")
-            elif isinstance(frame, Alive | Reached | Changed):
+            elif isinstance(frame, Alive | Reached | Changed) and self.follower.stopped.epoch:
                 self._comes_alive()
 
     def _comes_alive(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.carried_events import CarriedFeed, KeyedFollower
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.pools import Pools
 from prfaas.index.keyed_blocks import key_id
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.feed import KvEventFeed, feeds_context
 from prfaas.kv_events.wire import Frame, Stopped
 from prfaas.tls.cache_key import read_cache_key
+
+logger = logging.getLogger(__name__)
 
 Feed = KvEventFeed | CarriedFeed
 _SEED_BYTES = 32
@@ -32,10 +37,10 @@ def cache_key(deployment: Deployment) -> bytes | None:
     return read_cache_key(Path(own.cache_key_file))
 
 
-def index_seed(deployment: Deployment) -> bytes:
+def seed_of(key: bytes | None) -> bytes:
     """What the prefix index makes keys with: the deployment's cache key where agents make keys too,
-    else what nobody else need know. Raises ConfigError."""
-    return cache_key(deployment) or os.urandom(_SEED_BYTES)
+    else what nobody else need know."""
+    return key or os.urandom(_SEED_BYTES)
 
 
 class Feeds:
@@ -73,6 +78,19 @@ class Feeds:
             feeds=len(self._endpoints.engines),
             turn=self._turn,
         )
+
+    def rekey(self, key: bytes | None, feeds: Iterable[Feed], pools: Pools) -> None:
+        """Go by this cache key (None: agents have none) from now on: of what is cached anywhere
+        nothing is known until it is told under it. ``feeds``: all that were made; of none of them
+        anything is applied any more before it has begun anew."""
+        seed = seed_of(key)
+        self._key_id = key_id(seed)
+        self._index.rekey(seed)
+        for feed in feeds:
+            if isinstance(feed, CarriedFeed):
+                feed.follower.rekey(self._key_id)
+        pools.rekey(key or PLAINTEXT_KEY)
+        logger.warning("another cache key is used: what is cached is learned anew")
 
     def close(self) -> None:
         """When none of them runs any more."""

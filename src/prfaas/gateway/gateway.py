@@ -19,7 +19,7 @@ from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
-from prfaas.gateway.feeds import Feed, Feeds, cache_key, index_seed
+from prfaas.gateway.feeds import Feed, Feeds, cache_key, seed_of
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
@@ -69,11 +69,9 @@ class Gateway:
     ) -> None:
         """``seeds``: what is known of engines' times before any was seen. Raises
         ConfigError for an unknown policy, or a file that cannot be written."""
-        self._learned = LearnedFile(learned_file)
+        self._learned, self._seeds = LearnedFile(learned_file), seeds or CostInputs()
         self._learned.check()
-        self._seeds = seeds or CostInputs()
-        self._seed = index_seed(deployment)
-        self._cache_key = cache_key(deployment) or PLAINTEXT_KEY
+        self._cache_key = cache_key(deployment)
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self.access = Access(deployment, self.metrics)
@@ -105,9 +103,8 @@ class Gateway:
         self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
         scheduler = self._driver.scheduler
-        self.metrics.registry.register(
-            SchedulerCollector(lambda: self._driver.scheduler, lambda: self.thresholds.found)
-        )
+        found = SchedulerCollector(lambda: self._driver.scheduler, lambda: self.thresholds.found)
+        self.metrics.registry.register(found)
         self._driver.on_waiting = lambda: self._session.want()
         self._session = GatewaySession(
             self.deployment.gateway.name,
@@ -145,11 +142,12 @@ class Gateway:
     def _know_all(self, most_engines: int) -> None:
         """Clients of all engines and agents, and what is known of their caches."""
         self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
-        most_blocks = self.deployment.gateway.max_index_blocks
-        self.index = PrefixIndex(max_blocks=most_blocks, max_engines=most_engines, seed=self._seed)
-        self.pools = Pools(self._cache_key, max_blocks=most_blocks, most_holders=most_engines)
+        most_blocks, key = self.deployment.gateway.max_index_blocks, self._cache_key
+        seed = seed_of(key)
+        self.index = PrefixIndex(max_blocks=most_blocks, max_engines=most_engines, seed=seed)
+        self.pools = Pools(key or PLAINTEXT_KEY, max_blocks=most_blocks, most_holders=most_engines)
         self._feeds = Feeds(
-            self._endpoints, self.index, self._seed, lambda: self.engines, lambda: self.agents
+            self._endpoints, self.index, seed, lambda: self.engines, lambda: self.agents
         )
         self._roster = Roster(
             self._endpoints, self._http, self._agents_http, self._background, self._feeds.make
@@ -162,12 +160,20 @@ class Gateway:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
         be; ``source`` names the file."""
         deployment = deployment.of_gateway(self.deployment.gateway.name)
-        access = read_access(deployment)
+        access, key = read_access(deployment), cache_key(deployment)
         self._reshaping.become(self.deployment, deployment, source=source)
         self.deployment = deployment
         self.access.take(access)
         self.access.show_to(self.engines, self.agents)
         self.requests.configure(deployment.gateway)
+        self.rekey(key)
+
+    def rekey(self, key: bytes | None) -> None:
+        """See `Feeds.rekey`; a no-op where it is the same."""
+        if key != self._cache_key:
+            self._cache_key = key
+            self._roster.follow_anew()
+            self._feeds.rekey(key, self._roster.feeds.values(), self.pools)
 
     def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """A task that goes on until the gateway is closed."""
@@ -255,8 +261,7 @@ class Gateway:
         )  # fmt: skip
 
     def _what_is_learned(self) -> LearnedTimes:
-        learned = self._driver.scheduler.learned
-        return learned._replace(fetches=self._loads.fetches.learned())
+        return self._driver.scheduler.learned._replace(fetches=self._loads.fetches.learned())
 
     def _usable(self) -> frozenset[str]:
         """Engines that may be asked something short; those that drain only where no other is up."""
@@ -273,9 +278,8 @@ class Gateway:
         )
         self._journal.write(time.monotonic(), opened)
         scheduler = scheduler_from(opened)
-        self._loads = LoadCosts(
-            self._endpoints, scheduler.view, opened.costs, self.pools.disk_rates
-        )
+        rates = self.pools.disk_rates
+        self._loads = LoadCosts(self._endpoints, scheduler.view, opened.costs, rates)
         return Driver(
             scheduler,
             self._endpoints,
@@ -303,8 +307,7 @@ class Gateway:
         layout, ask = self.fleet.layouts.layout(name), self.engines[name].kv_blocks
         learn = partial(learn_kv_memory, name, layout, ask, self._tell_of)
         self._background.run("kv_memory", learn)
-        takes_handoffs = self.fleet.takes_handoffs(name)
-        self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
+        self._tell_of(EngineUp(name, self.fleet.takes_handoffs(name), self.fleet.is_alike(name)))
 
     def _engine_down(self, name: str, why: str) -> None:
         self._roster.unfollow(name)

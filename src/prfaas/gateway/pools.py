@@ -9,6 +9,7 @@ caches (`kv_events`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
@@ -129,7 +130,7 @@ class Pools:
 
     def __init__(self, key: bytes, *, max_blocks: int, most_holders: int) -> None:
         self.index = PrefixIndex(max_blocks=max_blocks, max_engines=2 * most_holders, seed=key)
-        self._key_id, self._hasher = key_id(key), BlockHasher(key)
+        self.key_id, self._hasher = key_id(key), BlockHasher(key)
         self._other_keys: set[str] = set()
         self._most_holders, self._most_blocks = most_holders, max_blocks
         self._lines = OnceASecond(_SAID_AGAIN_S)
@@ -140,6 +141,14 @@ class Pools:
         """By names in the index: as holders of everything, and of what lies in memory."""
         self.disk_rates: dict[str, float] = {}
         """Agent to the bytes a second that it reads from disk, as measured by it."""
+
+    def rekey(self, key: bytes) -> None:
+        """Go by this key from now on. What was told under the other is forgotten, and who follows
+        an agent begins anew (`watch_cache`)."""
+        for holding in self._holdings.values():
+            holding.clear()
+        self.index.rekey(key)
+        self.key_id, self._hasher = key_id(key), BlockHasher(key)
 
     def take(self, agent: str, news: CacheNews) -> None:
         """What an agent says."""
@@ -233,13 +242,14 @@ class Pools:
 
     def _check_key(self, agent: str, told: str) -> None:
         """What an agent tells under another key is nothing that a prompt could be found in."""
-        if told == self._key_id:
+        if told == self.key_id:
             self._other_keys.discard(agent)
         elif agent not in self._other_keys:
             self._other_keys.add(agent)
             logger.warning(
                 "agent %s has another cache key than this gateway: what it has cached is not known "
-                "here; give all agents and gateways the same cache.key, and tls to all or to none",
+                "here; give all agents and gateways the same cache.key, which they take over while "
+                "they run, and tls to all or to none",
                 agent,
             )
 
@@ -269,9 +279,13 @@ class Pools:
 async def watch_cache(agent: AgentClient, pools: Pools) -> None:
     """Follow one agent's cache, for ever."""
     while True:
+        key_id = pools.key_id
         try:
-            async for news in agent.cache_news():
-                pools.take(agent.name, news)
+            async with contextlib.aclosing(agent.cache_news()) as told:
+                async for news in told:
+                    if pools.key_id != key_id:
+                        break  # It may have been told under the key of before.
+                    pools.take(agent.name, news)
         except LocalFault as error:
             logger.warning("%s", error)
         except LinkError as error:

@@ -188,11 +188,14 @@ class Puller:
         if not parts or within_s <= 0:
             self.failed += 1
             return False
+        key_id = self._pools.key_id
         alone = not any((part.transfer_id, wanted.target) in self._under_way for part in parts)
         began = time.monotonic()
         try:
             async with asyncio.timeout(within_s):
-                await _all(self._copying(wanted, part, ranks, within_s, priority) for part in parts)
+                await _all(
+                    self._copying(wanted, part, key_id, ranks, within_s, priority) for part in parts
+                )
         except (LinkError, LocalFault, TimeoutError) as error:
             if isinstance(error, TimeoutError) and not priority:
                 self._took(wanted, began)
@@ -217,12 +220,14 @@ class Puller:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
     def _copying(
-        self, wanted: Pull, part: Stored, ranks: int, within_s: float, priority: int
+        self, wanted: Pull, part: Stored, key_id: str, ranks: int, within_s: float, priority: int
     ) -> asyncio.Task[None]:
         place = part.transfer_id, wanted.target
         task = self._under_way.get(place)
         if task is None:
-            task = asyncio.ensure_future(self._copy(wanted, part, ranks, within_s, priority))
+            task = asyncio.ensure_future(
+                self._copy(wanted, part, key_id, ranks, within_s, priority)
+            )
             self._under_way[place] = task
             task.add_done_callback(partial(self._copied, place))
         return task
@@ -233,11 +238,12 @@ class Puller:
             task.exception()  # Whoever waited for it may have given up.
 
     async def _copy(
-        self, wanted: Pull, part: Stored, ranks: int, within_s: float, priority: int
+        self, wanted: Pull, part: Stored, key_id: str, ranks: int, within_s: float, priority: int
     ) -> None:
         sender, receiver = self._agents[wanted.source.agent], self._agents[wanted.target]
         copy_id = self._new_id()
-        await receiver.await_copy(copy_id, AwaitCopy(prefix=part.prefix, deadline_s=within_s))
+        awaited = AwaitCopy(prefix=part.prefix, deadline_s=within_s, key_id=key_id)
+        await receiver.await_copy(copy_id, awaited)
         done = False
         try:
             await sender.send_copy(

@@ -85,6 +85,13 @@ class Roster:
         if task is not None:
             task.cancel()
 
+    def follow_anew(self) -> None:
+        """Begin anew with all engines that are followed: what is known of them is void."""
+        for name, before in list(self._following.items()):
+            before.cancel()
+            run = partial(_behind, before, self.feeds[name].run)
+            self._following[name] = self._background.run("kv_events", run)
+
     def forget_engine(self, name: str) -> None:
         """It has left, and nobody needs it any more."""
         self._stop(name)
@@ -111,3 +118,9 @@ class Roster:
     def _stop(self, name: str) -> None:
         for task in self._watching.pop(name, []):
             task.cancel()
+
+
+async def _behind(before: asyncio.Task[None], run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """When the task of before has ended: both would be on the index."""
+    await asyncio.wait([before])
+    await run()

@@ -20,6 +20,9 @@ class Member(Protocol):
     planes: int
     bits: int
 
+    def clear(self) -> None:
+        """It holds nothing any more."""
+
 
 class Members:
     """Gives each engine an id, which is its bit in every plane. An engine that is cleared leaves

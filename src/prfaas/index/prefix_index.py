@@ -92,6 +92,12 @@ class PrefixIndex:
         """What one engine holds; nothing yet. Once for each engine."""
         return EngineIndex(name, self._table, self._members, self._hasher)
 
+    def rekey(self, seed: bytes) -> None:
+        """Forget what all engines hold; keys are made with this seed from now on."""
+        for member in self._members.alive_members:
+            member.clear()
+        self._hasher.rekey(seed)
+
     def match(self, prompt: PromptKeys) -> list[EngineMatch]:
         """How much of the prompt's prefix each engine holds, those with nothing left out."""
         found: list[EngineMatch] = []

@@ -313,3 +313,23 @@ def test_of_many_engines_none_tells_of_groups_without_number() -> None:
     engine.removed(None, [1])
     index.check_integrity()
     assert not index.blocks
+
+
+def test_with_another_seed_nothing_is_known_and_all_is_learned_anew() -> None:
+    one = OneEngine()
+    other = one.all.engine("other")
+    one.stored(stored([1, 2, 3], None, 0))
+    other.stored(stored([1, 2], None, 0))
+    assert one.match(PromptKeys(TOKENS)).transferable_tokens
+    one.all.rekey(b"another")
+    assert one.all.match(PromptKeys(TOKENS)) == []
+    assert (one.engine.blocks, other.blocks) == (0, 0)
+    one.check_integrity()
+    one.stored(stored([3], 2, 8))  # What goes on from what is forgotten is nowhere.
+    assert one.all.match(PromptKeys(TOKENS)) == []
+    one.stored(stored([1, 2, 3], None, 0))
+    assert one.match(PromptKeys(TOKENS)).transferable_tokens == 12
+    while one.all.tidy():
+        pass
+    one.check_integrity()
+    assert one.all.blocks == 3

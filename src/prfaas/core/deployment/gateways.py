@@ -127,12 +127,13 @@ class GatewayConfig(Strict, frozen=True):
 
     @property
     def secret_files(self) -> tuple[str, ...]:
-        """Files that keys and certificates are read from."""
+        """Files that keys, certificates and the cache key are read from."""
         files = [source.file for source in self.key_sources if source.file is not None]
         if self.tls is not None:
             files += [self.tls.cert, self.tls.key]
         if (own := self.agent_tls) is not None:
             files += [own.ca, own.cert, own.key, *(() if own.crl is None else (own.crl,))]
+            files.append(own.cache_key_file)
         return tuple(files)
 
     def key_to_look_with(self) -> str | None:
