@@ -24,7 +24,7 @@ from prfaas.agent.spill_files import spill_files
 from prfaas.agent.spill_metrics import SpillCollector
 from prfaas.agent.spill_port import SpillPort
 from prfaas.agent.tunnels import Tunnels
-from prfaas.agent.watching import watch_cache_key, watch_certificates
+from prfaas.agent.watching import look_at, watch_cache_key, watch_certificates
 from prfaas.core.addresses import Address, parse_url
 from prfaas.core.errors import ConfigError, PrfaasError
 from prfaas.engine_socket.messages import Registered
@@ -38,7 +38,7 @@ from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import connections, serving_strangers
 from prfaas.process.spans import NO_SPANS, Spans
-from prfaas.tls.cache_key import LiveCacheKey, find_cache_key
+from prfaas.tls.cache_key import LiveCacheKey
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls
 
@@ -79,15 +79,15 @@ class Agent:
 
     async def take(self, settings: AgentSettings) -> None:
         """Go on with what another deployment file says of this agent: its engines, who sends to it
-        its certificates and cache key, and to whom it sends. Raises ConfigError, having changed
-        nothing, for those that cannot be used. What was bound or allocated at its start stays."""
-        tls, files, key = self.peers.tls, settings.tls, self._cache_key
-        named = None if key is None else settings.cache_key
-        found = None if named is None else find_cache_key(named)
+        its certificates and its cache key, to whom it sends. Raises ConfigError, having changed
+        nothing, for certificates that cannot be used. What was bound or allocated at its start
+        stays so."""
+        tls, files = self.peers.tls, settings.tls
         if tls is not None and files is not None:
             tls.read(files)
-        if key is not None and found is not None and key.take(found):
-            self._rekey()
+        key, named = self._cache_key, settings.cache_key
+        if key is not None and named not in (None, key.path):
+            look_at(key, named, self._rekey)
         self.driver.handle(EnginesNamed(settings.engines))
         if self.caches is not None:
             self.caches.take(settings.reach)

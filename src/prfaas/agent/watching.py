@@ -7,10 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 
 from prfaas.agent.peers import Peers
 from prfaas.core.errors import ConfigError
-from prfaas.tls.cache_key import LiveCacheKey, find_cache_key
+from prfaas.tls.cache_key import LiveCacheKey
 from prfaas.tls.expiry import expiring
 from prfaas.tls.live import LiveTls, stamp_of, stamp_of_file
 
@@ -58,18 +59,23 @@ def _renew(tls: LiveTls) -> None:
 
 
 async def watch_cache_key(live: LiveCacheKey, exchanged: Callable[[], None]) -> None:
-    """The same for the cache key; ``exchanged``: called when it is another one."""
+    """The same for the cache key; ``exchanged``: see `look_at`."""
     seen = live.path, stamp_of_file(live.path)
     while True:
         await asyncio.sleep(_LOOK_S)
         now = live.path, stamp_of_file(live.path)
         if now == seen and live.changed():
-            try:
-                if live.take(find_cache_key(live.path)):
-                    exchanged()
-            except ConfigError as error:
-                log.error("the new cache key is refused, the old one holds: %s", error)
-                live.refuse_until_changed()
-            except Exception:
-                log.exception("a fault of ours with the new cache key; the agent goes on")
+            look_at(live, live.path, exchanged)
         seen = now
+
+
+def look_at(live: LiveCacheKey, path: Path, exchanged: Callable[[], None]) -> None:
+    """Take the cache key that is in this file. ``exchanged``: called when it is another one. Where
+    it is none the old one holds, until the file has changed."""
+    try:
+        if live.look_at(path):
+            exchanged()
+    except ConfigError as error:
+        log.error("the new cache key is refused, the old one holds: %s", error)
+    except Exception:
+        log.exception("a fault of ours with the new cache key; the agent goes on")

@@ -8,7 +8,7 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.tls.authority import make_cache_key
-from prfaas.tls.cache_key import LiveCacheKey, find_cache_key
+from prfaas.tls.cache_key import LiveCacheKey
 
 
 def test_another_key_is_taken_and_the_same_one_is_none(tmp_path: Path) -> None:
@@ -19,11 +19,11 @@ def test_another_key_is_taken_and_the_same_one_is_none(tmp_path: Path) -> None:
     path.unlink()
     path.write_text(text + "\n")
     assert live.changed()
-    assert not live.take(find_cache_key(path)), "it is the same key in another file"
+    assert not live.look_at(path), "it is the same key in another file"
     assert not live.changed()
     path.write_text("ab" * 32)
     assert live.changed()
-    assert live.take(find_cache_key(path))
+    assert live.look_at(path)
     assert live.key == b"\xab" * 32 != first
 
 
@@ -38,12 +38,11 @@ def test_a_bad_file_is_looked_at_once_and_taken_when_it_is_mended(
         path.write_bytes(bad.encode("latin-1"))
     assert live.changed()
     with pytest.raises(ConfigError, match=r"cache\.key: ") as refused:
-        find_cache_key(path)
+        live.look_at(path)
     if bad:
         assert bad not in str(refused.value)
-    live.refuse_until_changed()
     assert not live.changed()
     assert live.key == first
     path.write_text("cd" * 32)
     assert live.changed()
-    assert live.take(find_cache_key(path))
+    assert live.look_at(path)
