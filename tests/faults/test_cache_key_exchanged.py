@@ -133,7 +133,7 @@ async def test_what_is_cached_is_known_again_under_the_new_key(
     await until(lambda: place.in_engine() == 8)
     await until(lambda: not place.files())
     assert place.at_agent() == 0
-    assert agent.driver.snapshot().cached == ()
+    assert agent.driver.cached() == []
     agent.driver.check_integrity()
     await publisher.publish(stored(2, 1))
     await until(lambda: place.in_engine() == 12)
@@ -178,7 +178,7 @@ async def test_a_bad_file_changes_nothing_and_is_taken_when_it_is_mended(
     assert (place.in_engine(), place.at_agent(), gateway.pools.key_id) == (8, PART, key_id)
     place.key.write_text("ab" * 32)
     await until(lambda: gateway.pools.key_id != key_id)
-    await until(lambda: place.agent.driver.snapshot().cached == ())
+    await until(lambda: place.agent.driver.cached() == [])
     await until(lambda: place.in_engine() == 8)
     assert place.reads == ["refused", "taken"]
 
@@ -195,13 +195,13 @@ async def test_the_deployment_file_may_name_another(
     await place.agent.take(msgspec.structs.replace(settings, cache_key=tmp_path / "no.key"))
     assert "the old one holds" in caplog.text
     assert "no.key: No such file" in caplog.text
-    assert len(place.agent.driver.snapshot().cached) == 1
+    assert len(place.agent.driver.cached()) == 1
     (tmp_path / "no.key").write_text("01" * 32)
-    await until(lambda: place.agent.driver.snapshot().cached == ())
+    await until(lambda: place.agent.driver.cached() == [])
     await place.cache("y")
-    await until(lambda: len(place.agent.driver.snapshot().cached) == 1)
+    await until(lambda: len(place.agent.driver.cached()) == 1)
     await place.agent.take(settings)
-    assert place.agent.driver.snapshot().cached == ()
+    assert place.agent.driver.cached() == []
     await until(lambda: gateway.pools.key_id != key_id)
     await until(lambda: place.in_engine() == 8)
     (tmp_path / "other.key").write_text("ef" * 32)
@@ -217,5 +217,5 @@ async def test_it_is_taken_while_the_deployment_file_is_refused(place: Place) ->
     assert place.gateway.pools.key_id == key_id
     place.key.write_text("ab" * 32)
     await until(lambda: place.gateway.pools.key_id != key_id)
-    await until(lambda: place.agent.driver.snapshot().cached == ())
+    await until(lambda: place.agent.driver.cached() == [])
     await until(lambda: place.in_engine() == 8)
