@@ -26,7 +26,7 @@ from prfaas.agent.spill_port import SpillPort
 from prfaas.agent.tunnels import Tunnels
 from prfaas.agent.watching import look_at, watch_cache_key, watch_certificates
 from prfaas.core.addresses import Address, parse_url
-from prfaas.core.errors import ConfigError, PrfaasError
+from prfaas.core.errors import PrfaasError
 from prfaas.engine_socket.messages import Registered
 from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.link.api import Link, TransferSink
