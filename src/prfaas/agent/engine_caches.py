@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.addresses import endpoint_at, is_heard_elsewhere, parse_url
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import ConfigError, EngineError
 from prfaas.index.keys import BlockHasher
 from prfaas.kv_events.feed import FeedState, KvEventFeed, feeds_context
 from prfaas.kv_events.record import CacheRecord
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=2.0)
 _MOST_ENGINES = 64
+_PAUSE_S = 1.0
+"""Before one is followed again whose events we have not understood."""
 _LONGEST_ANSWER = 1024 * 1024
 """Bytes, where an engine says what it publishes."""
 
@@ -106,8 +108,18 @@ class EngineCaches:
         feed = KvEventFeed(
             reach.name, record, partial(_source, reach), self._context, turn=self._turn
         )
-        task = asyncio.create_task(feed.run())
+        task = asyncio.create_task(_keep_following(feed))
         self._followed[reach.name] = _Followed(reach, record, task)
+
+
+async def _keep_following(feed: KvEventFeed) -> None:
+    """For ever."""
+    while True:
+        try:
+            await feed.run()
+        except Exception:
+            log.exception("a fault of ours: what %s has cached is followed anew", feed.engine)
+        await asyncio.sleep(_PAUSE_S)
 
 
 def registered_pids(engines: Iterable[EngineEntry]) -> dict[str, frozenset[int]]:
@@ -122,8 +134,8 @@ async def _source(reach: EngineReach) -> tuple[str, str | None]:
     """(events, replay) endpoints. Raises EngineError."""
     events, replay = reach.kv_events, reach.kv_events_replay
     if events is None:
-        trust = True if reach.ca is None else trusting(Path(reach.ca))
         try:
+            trust = True if reach.ca is None else trusting(Path(reach.ca))
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT) as http,
                 http.get(reach.url.rstrip("/") + PATH, ssl=trust) as answer,
@@ -132,6 +144,8 @@ async def _source(reach: EngineReach) -> tuple[str, str | None]:
                 events, replay = source_of(reach.name, answer.status, body)
                 for place in filter(None, (events, replay)):
                     _warn_of_strangers(reach.name, place)
+        except ConfigError as error:  # Its authority's file may come, or be whole, later.
+            raise EngineError(f"engine {reach.name}: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineError(f"engine {reach.name} does not answer: {in_words(error)}") from error
     host = parse_url(reach.url).host

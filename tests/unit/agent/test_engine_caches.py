@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from prfaas.agent.engine_caches import EngineReach, _source
+from prfaas.agent import engine_caches
+from prfaas.agent.engine_caches import EngineCaches, EngineReach, _source
+from prfaas.core.errors import EngineError
 from prfaas.kv_events.sources import PATH
 
 
@@ -33,3 +38,29 @@ async def test_an_engine_that_tells_strangers_is_warned_of_once(
             await _source(reach)
     lines = [r.getMessage() for r in caplog.records if "reads the tokens" in r.getMessage()]
     assert len(lines) == told
+
+
+async def test_an_engine_whose_authority_is_not_there_yet_is_asked_again(tmp_path: Path) -> None:
+    reach = EngineReach(name="e", url="https://127.0.0.1:1", ca=str(tmp_path / "ca.pem"))
+    with pytest.raises(EngineError, match="not a CA certificate"):
+        await _source(reach)
+
+
+async def test_a_cache_is_followed_anew_whatever_has_ended_that(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = asyncio.Queue[None]()
+
+    async def source(_reach: EngineReach) -> tuple[str, str | None]:
+        asked.put_nowait(None)
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(engine_caches, "_source", source)
+    monkeypatch.setattr(engine_caches, "_PAUSE_S", 0.0)
+    caches = EngineCaches(bytes(32))
+    caches.take([EngineReach(name="e", url="http://127.0.0.1:1")])
+    async with asyncio.timeout(60):
+        for _ in range(2):
+            await asked.get()
+    await caches.close()
+    assert "what e has cached is followed anew" in caplog.text
