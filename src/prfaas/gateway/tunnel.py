@@ -107,3 +107,4 @@ class _Asking(asyncio.Protocol):
     def _end(self, error: Exception) -> None:
         if not self._answered.done():
             self._answered.set_exception(error)
+            self._answered.exception()  # Who was cancelled hears it no more, which is no fault.
