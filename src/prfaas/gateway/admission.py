@@ -46,7 +46,7 @@ def too_late(
         return TooManyRequests(message, retry_after_s=wait_s - limit_s)
     tokens, mine = queues.tokens, exchange.facts.total_tokens or 1
     few = most_tokens // _FOR_OTHERS
-    if tenant.has_others and queues.tokens_of[tenant.name] + mine > few:
+    if tenant.has_others() and queues.tokens_of[tenant.name] + mine > few:
         most_tokens -= few
     if tokens and tokens + mine > most_tokens:
         message = f"{tokens} prompt tokens wait, and at most {most_tokens} may"

@@ -177,7 +177,7 @@ class Bodies:
 
 def name_apart(tenant: Tenant | None) -> str | None:
     """Whose share of what there is for requests is used; None: it is not shared."""
-    return tenant.name if tenant is not None and tenant.has_others else None
+    return tenant.name if tenant is not None and tenant.has_others() else None
 
 
 def _now() -> float:

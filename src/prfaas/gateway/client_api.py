@@ -62,6 +62,8 @@ class ClientApi:
 
     def __init__(self, gateway: Gateway, also: Sequence[Gateway] = ()) -> None:
         self._gateway, self._all = gateway, (gateway, *also)
+        for other in also:
+            gateway.access.tenants.meet(other.access.tenants)
         self._lacks: dict[tuple[Gateway, str, str], float] = {}
         """Whose engine, and the endpoint that it has not -> when that was, by the event loop's
         clock."""

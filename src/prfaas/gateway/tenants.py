@@ -52,8 +52,10 @@ class Use:
 class Tenant:
     """One tenant, its limits, and what it uses of them now."""
 
-    def __init__(self, config: TenantConfig, clock: Clock) -> None:
+    def __init__(self, config: TenantConfig, clock: Clock, has_others: Callable[[], bool]) -> None:
         self._clock = clock
+        self.has_others = has_others
+        """Whether there are other tenants in this process."""
         self._requests: TokenBucket | None = None
         self._tokens: TokenBucket | None = None
         self._under_way: dict[Use, None] = {}
@@ -61,8 +63,6 @@ class Tenant:
         self.inflight_tokens = 0
         self.takes_s = _FIRST_GUESS_S
         """How long its requests take, about."""
-        self.has_others = False
-        """Whether there are other tenants."""
         self.configure(config)
 
     @property
@@ -192,9 +192,14 @@ class Tenants:
     """
 
     def __init__(self, read: ReadTenants, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+        self._clock, self._beside = clock, list[Tenants]()
         self._tenants: dict[str, Tenant] = {}
         self.take(read)
+
+    def meet(self, others: Tenants) -> None:
+        """Engines are asked by both from now on, each at its deployment's door."""
+        self._beside.append(others)
+        others._beside.append(self)
 
     def __bool__(self) -> bool:
         """Whether a key is asked for."""
@@ -204,12 +209,14 @@ class Tenants:
     def several(self) -> bool:
         """Whether there are others to be kept apart from, here or at another gateway of the file:
         engines are asked by all of them."""
-        return len(self._tenants) > 1 or self._others_elsewhere
+        return self._several_here() or self._others_elsewhere
 
     @property
     def isolated(self) -> bool:
         """Whether each tenant has a prefix cache of its own."""
-        return self._isolated
+        # One that is alone may come in another's place, in whose time engines cached.
+        named = DEFAULT_TENANT not in self._tenants
+        return self.several or named if self._isolate is None else self._isolate
 
     def __iter__(self) -> Iterator[Tenant]:
         return iter(self._tenants.values())
@@ -221,16 +228,16 @@ class Tenants:
         for config in read.configs:
             tenant = before.get(config.name)
             if tenant is None:
-                tenant = Tenant(config, self._clock)
+                tenant = Tenant(config, self._clock, self._several_here)
             else:
                 tenant.configure(config)
             self._tenants[config.name] = tenant
-            tenant.has_others = len(read.configs) > 1
         self.take_keys(read.keys)
-        self._others_elsewhere = read.others_elsewhere
-        wanted, named = read.isolate_caches, DEFAULT_TENANT not in self._tenants
-        # One that is alone may come in another's place, in whose time engines cached.
-        self._isolated = self.several or named if wanted is None else wanted
+        self._others_elsewhere, self._isolate = read.others_elsewhere, read.isolate_caches
+
+    def _several_here(self) -> bool:
+        beside = (others._tenants.keys() for others in self._beside)
+        return len(self._tenants) > 1 or any(names != self._tenants.keys() for names in beside)
 
     def take_keys(self, keys: Mapping[bytes, str]) -> None:
         """From the next request on these are its tenants', by digest."""

@@ -227,3 +227,34 @@ async def test_one_tenant_takes_no_places_of_others_in_any_deployment() -> None:
                 engine.first_token_gate.set()
             assert sorted(await asyncio.gather(*asked)) == [200] * 16 + [429] * 6
             assert await ask() == 200
+
+
+async def test_one_tenant_at_each_door_is_two_at_engines_that_both_ask() -> None:
+    door = MockDeployment(gateway="  tenants: [{name: mallory, api_keys: [key]}]")
+    other = MockDeployment(inflight=16, gateway="  tenants: [{name: alice, api_keys: [alice-key]}]")
+    for engine in other.engines.values():
+        engine.model = "large"
+        engine.first_token_gate.clear()
+    async with door.running(), other.running() as theirs:
+        await door.ready()
+        await other.ready()
+        app = make_app(door.gateway, [other.gateway])
+        served = serving_strangers(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1)
+        async with served as url, aiohttp.ClientSession(url) as client:
+
+            async def ask(session: aiohttp.ClientSession, key: str) -> int:
+                body = {"model": "large", "prompt": "x", "priority": -9}
+                who = {"Authorization": f"Bearer {key}"}
+                async with session.post("/v1/completions", json=body, headers=who) as answer:
+                    return answer.status
+
+            asked = [asyncio.create_task(ask(client, "key")) for _ in range(20)]
+            await until(lambda: other.gateway.requests.inflight == 14)
+            asked.append(asyncio.create_task(ask(theirs, "alice-key")))
+            await until(lambda: other.gateway.requests.inflight == 15)
+            for engine in other.engines.values():
+                engine.first_token_gate.set()
+            assert sorted(await asyncio.gather(*asked)) == [200] * 15 + [429] * 6
+    bodies = [b for engine in other.engines.values() for b in engine.bodies("/v1/completions")]
+    assert bodies
+    assert not any("priority" in body for body in bodies)
