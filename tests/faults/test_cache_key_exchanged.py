@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from tests.faults.test_cache_news import BLOCK as PART
 from tests.faults.test_cache_news import SALT, hand_over
 from tests.faults.test_cache_news import TOKENS as CACHED
 from tests.faults.test_carried import Engine, certificates, held, publishing, stored
+from tests.faults.test_gateway_workers import neighbours
 
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
@@ -59,11 +61,9 @@ class Place:
         await self.gateway.agents["a"].drop(transfer_id)
 
 
-@asynccontextmanager
-async def place_of(run: Path, server: Engine, events: str, replay: str) -> AsyncIterator[Place]:
+def deployment_text(run: Path, server: Engine, events: str, replay: str) -> str:
     own = f"ca: {run}/certs/ca.pem, cert: {run}/certs/%s.pem, key: {run}/certs/%s-key.pem"
-    file = run / "deployment.yaml"
-    file.write_text(f"""
+    return f"""
 clusters:
 - name: west
   kind: pd
@@ -75,7 +75,13 @@ clusters:
            cache: {{size: 1 MiB, spill: {{path: {run}/spill, size: 64 MiB}}}},
            tls: {{{own % ("a", "a")}}}}}
 gateway: {{agent_tls: {{{own % ("gateway", "gateway")}}}}}
-""")
+"""
+
+
+@asynccontextmanager
+async def place_of(run: Path, server: Engine, events: str, replay: str) -> AsyncIterator[Place]:
+    file = run / "deployment.yaml"
+    file.write_text(deployment_text(run, server, events, replay))
     deployment = load_deployment(file)
     agent = Agent(settings_for(deployment, "a"))
     await agent.start()
@@ -219,3 +225,47 @@ async def test_it_is_taken_while_the_deployment_file_is_refused(place: Place) ->
     await until(lambda: place.gateway.pools.key_id != key_id)
     await until(lambda: place.agent.driver.cached() == [])
     await until(lambda: place.in_engine() == 8)
+
+
+async def test_every_process_does_so_and_none_is_started_anew(
+    tmp_path: Path, publisher: MockPublisher
+) -> None:
+    """Two gateways at one port, and an agent; a bad file first."""
+    certificates(tmp_path / "certs", "a", "gateway")
+    server = Engine()
+    await server.start()
+    await publisher.publish(stored(0, 2))
+    file = tmp_path / "deployment.yaml"
+    text = deployment_text(tmp_path, server, publisher.events, publisher.replay)
+    own = f"gateway: {{listen: '127.0.0.1:0', admin: '{neighbours()[0]}', workers: 2, "
+    file.write_text(text.replace("gateway: {", own))
+    logs, processes = [tmp_path / "agent.log", tmp_path / "gateway.log"], []
+
+    async def said(*counts: int, what: str) -> None:
+        await until(lambda: [log.read_text().count(what) for log in logs] == [*counts])
+
+    try:
+        for log, more in zip(logs, (["agent", "--name", "a"], ["gateway"]), strict=True):
+            command = [sys.executable, "-m", "prfaas.cli.main", *more, str(file)]
+            with log.open("wb") as stderr:
+                processes.append(await asyncio.create_subprocess_exec(*command, stderr=stderr))
+        await said(1, 0, what="agent ready")
+        await said(0, 2, what="following its cache")
+        key = tmp_path / "certs" / "cache.key"
+        key.write_text("half of a")
+        await said(1, 2, what="64 to 128 hexadecimal digits")
+        key.write_text("ab" * 32)
+        await said(1, 0, what="names are made with a new cache key")
+        await said(0, 2, what="another cache key is used")
+        await until(lambda: logs[1].read_text().count("following its cache") >= 4)
+        assert all(process.returncode is None for process in processes)
+        for log in logs:
+            assert "Traceback" not in log.read_text()
+            assert "ab" * 32 not in log.read_text()
+    finally:
+        for process in reversed(processes):
+            if process.returncode is None:
+                process.terminate()
+            await process.communicate()
+        server.release.set()
+        await server.stop()

@@ -12,7 +12,10 @@ from aiohttp.test_utils import TestServer
 from prfaas.agent import engine_caches
 from prfaas.agent.engine_caches import EngineCaches, EngineReach, _source
 from prfaas.core.errors import EngineError
+from prfaas.index.engine_index import BlocksStored
+from prfaas.index.keyed_blocks import key_id
 from prfaas.kv_events.sources import PATH
+from prfaas.kv_events.wire import Begun, Deflater, FrameReader, Reached, Stopped
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,37 @@ async def test_a_cache_is_followed_anew_whatever_has_ended_that(
             await asked.get()
     await caches.close()
     assert "what e has cached is followed anew" in caplog.text
+
+
+async def test_with_another_key_every_record_begins_anew(tmp_path: Path) -> None:
+    """Also for who comes back where it stopped under the other."""
+    caches = EngineCaches(b"one")
+    caches.take([EngineReach(name="e", url="http://127.0.0.1:1", kv_events=f"ipc://{tmp_path}/e")])
+    before = caches.record("e")
+    assert before is not None
+    before.stored(
+        BlocksStored(
+            group=0,
+            kind="full_attention",
+            block_tokens=4,
+            hashes=[1],
+            parent=None,
+            token_ids=[1, 2, 3, 4],
+        )
+    )
+    stopped = Stopped(before.epoch, before.number)
+    caches.rekey(b"two")
+    after = caches.record("e")
+    assert after is not None
+    assert after is not before
+    assert after.epoch != stopped.epoch
+    reader, told = FrameReader(), []
+    deflate = Deflater()
+    async for frames in after.follow(stopped):
+        told += reader.feed(deflate(frames))
+        if isinstance(told[-1], Reached):
+            break
+    begun = [frame for frame in told if isinstance(frame, Begun)]
+    assert begun == [Begun(after.epoch, key_id(b"two"), 0)]
+    assert len(told) == 3, "that it lives, that it begins, and that this is all"
+    await caches.close()
