@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from io import FileIO
-from os import SEEK_END
 from pathlib import Path
 
 from prfaas.core.errors import ConfigError
@@ -17,8 +17,9 @@ logger = logging.getLogger(__name__)
 class JournalFile:
     """Appends entries to a file, or to nothing where ``path`` is None.
 
-    Raises ConfigError if the file cannot be opened. What cannot be written (a full disk) is lost,
-    never waited for: the log says so once, and a `LinesLost` stands where writing goes on.
+    Raises ConfigError if the file cannot be opened. What cannot be written (a full disk, a pipe
+    that nobody reads) is lost, never waited for: the log says so once, and a `LinesLost` stands
+    where writing goes on.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -61,8 +62,10 @@ class JournalFile:
 def _opened(path: Path) -> FileIO:
     """The file, to append to; a line that its last writer did not end is ended."""
     file = path.open("a+b", buffering=0)
-    if file.seekable() and file.tell():
-        file.seek(-1, SEEK_END)
+    if not file.seekable():  # Whoever reads a pipe may have stopped.
+        os.set_blocking(file.fileno(), False)
+    elif file.tell():
+        file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
             file.write(b"\n")
     return file

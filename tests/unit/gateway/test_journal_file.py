@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,23 @@ def test_a_full_disk_loses_lines_and_says_so_once(caplog: pytest.LogCaptureFixtu
         journal.write(at, EngineUp("e"))
     journal.close()
     assert caplog.messages == ["journal /dev/full loses lines: No space left on device"]
+
+
+def test_a_pipe_that_nobody_reads_loses_lines_and_is_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    journal, reader = JournalFile(pipe), os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    for at in range(400):
+        journal.write(at, EngineUp("e" * 100))
+    assert caplog.messages == [f"journal {pipe} loses lines: it took only part of a line"]
+    os.read(reader, 65536)
+    journal.write(400, EngineUp("last"))
+    assert LinesLost.__name__.encode() in os.read(reader, 65536)
+    journal.close()
+    os.close(reader)
 
 
 class ShortFile:
