@@ -620,17 +620,19 @@ async def test_an_answer_of_which_no_length_is_said_counts_as_what_it_may_have(
             assert response.status == status, await response.text()
 
 
+@pytest.mark.parametrize("features", [{"a": 1}, None], ids=["picture", "prompt_logprobs"])
 @pytest.mark.parametrize(("longest", "status"), [(4800, 200), (6000, 400)])
 async def test_so_does_one_to_a_picture_as_its_renderer_says(
-    longest: int, status: int, monkeypatch: pytest.MonkeyPatch
+    longest: int, status: int, features: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered = mock_engine._rendered
 
-    def with_picture(body: dict[str, Any], token_ids: list[int]) -> dict[str, Any]:
+    def more_than_tokens(body: dict[str, Any], token_ids: list[int]) -> dict[str, Any]:
+        sampling = {"max_tokens": longest, "skip_reading_prefix_cache": features is None}
         found = rendered(body, token_ids)
-        return {**found, "features": {"a": 1}, "sampling_params": {"max_tokens": longest}}
+        return {**found, "features": features, "sampling_params": sampling}
 
-    monkeypatch.setattr(mock_engine, "_rendered", with_picture)
+    monkeypatch.setattr(mock_engine, "_rendered", more_than_tokens)
     mock = MockDeployment(gateway=LIMITED.replace("100", "5000"))
     async with mock.running() as client:
         await mock.ready()
