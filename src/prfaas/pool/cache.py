@@ -150,8 +150,9 @@ class Cache:
     def forget(self) -> None:
         """Names are others now. What is read stays until it is read no more; nobody finds it."""
         self.unwritten.clear()
-        for entry in list(self._entries):
-            self._entries.remove(entry)
+        entries = list(self._entries)
+        self._entries.clear()
+        for entry in entries:
             self._books.effects.append(AnnounceEvicted(entry.key))
             if entry.readers:
                 self._leaving[entry.key] = entry

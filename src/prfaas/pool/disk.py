@@ -140,9 +140,11 @@ class Disk:
 
     def drop(self, entry: OnDisk) -> None:
         """Its file goes."""
-        key = entry.what.key
         self._entries.remove(entry)
         self.used_bytes -= entry.size
+        self._tell_dropped(entry.what.key)
+
+    def _tell_dropped(self, key: TransferKey) -> None:
         self._books.counters.spill_dropped += 1
         self._books.effects.append(DropSpilled(key))
         if not self._is_in_memory(key):
@@ -150,8 +152,11 @@ class Disk:
 
     def forget(self) -> None:
         """Names are others now: every file goes, also one that is being read."""
-        for entry in list(self._entries):
-            self.drop(entry)
+        files = list(self._entries)
+        self._entries.clear()
+        self.used_bytes = 0
+        for entry in files:
+            self._tell_dropped(entry.what.key)
 
     def is_full(self) -> None:
         """The disk has no room for as much as it may hold: from now on, what comes takes the place

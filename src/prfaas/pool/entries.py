@@ -71,6 +71,11 @@ class Entries(Generic[T]):
             _take(self._named, (what.layout, name), entry)
         _take(self._ending, _end_of(what), entry)
 
+    def clear(self) -> None:
+        """None is here any more: at once, where there are millions of names."""
+        for places in (self._by_key, self._named, self._ending):
+            places.clear()
+
     def named(self, layout: str, name: bytes) -> list[T]:
         """Those that hold the block after which a prefix has this name; those that reach furthest
         back first."""
