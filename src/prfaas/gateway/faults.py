@@ -5,7 +5,7 @@ from __future__ import annotations
 from prfaas.core.errors import EngineError
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.health_probe import HealthProbe
-from prfaas.gateway.upstream_errors import EngineFailed, EngineFull, EngineLost, is_local
+from prfaas.gateway.upstream_errors import AnsweredFailure, EngineFull, EngineLost, is_local
 from prfaas.scheduler.events import Fault
 
 _WITHIN_S = 1.0
@@ -19,7 +19,7 @@ async def fault_of(error: EngineError, engine: EngineClient) -> Fault:
         return Fault.FULL
     if isinstance(error, EngineLost):
         return Fault.LOST
-    dies = isinstance(error, EngineFailed) and await _is_dying(engine)
+    dies = isinstance(error, AnsweredFailure) and await _is_dying(engine)
     return Fault.LOST if dies else Fault.ENGINE
 
 

@@ -5,7 +5,7 @@ EngineUnreachable   it never had the request             elsewhere, at once
 EngineLost          it went away while it had it         elsewhere, but not for ever: the request
                                                          may be what it died of
 EngineFull          it has no place for the request      an idle engine, or later
-EngineFailed        it answered 5xx                      elsewhere; see `faults` for one that dies
+AnsweredFailure     it answered 5xx                      elsewhere; see `faults` for one that dies
 EngineError         it failed or answers nonsense        elsewhere
 (a 4xx answer)      the request is wrong                 nowhere: it is the client's answer
 """
@@ -55,7 +55,7 @@ class EngineFull(EngineError):
         self.retry_after_s = retry_after_s
 
 
-class EngineFailed(EngineError):
+class AnsweredFailure(EngineError):
     """The engine answered that it has failed."""
 
 
@@ -96,7 +96,7 @@ def refusal(engine: str, status: int, retry_after: str | None, body: bytes) -> E
     if status == 429 or (status == 503 and retry_after is not None):
         return EngineFull(message, retry_after_s=_retry_after_s(retry_after))
     if status >= 500:
-        return EngineFailed(message)
+        return AnsweredFailure(message)
     # 401 and 403 are about the gateway's key for the engine: no client can mend that.
     return None if 400 <= status < 500 and status not in (401, 403) else EngineError(message)
 
