@@ -303,3 +303,27 @@ def test_a_salt_that_is_none_is_refused(salt: str) -> None:
 
 def _json(fields: dict[str, str]) -> bytes:
     return msgspec.json.encode({"prompt": "p", **fields})
+
+
+@pytest.mark.parametrize(
+    ("limits", "tokens", "wait_s"),
+    [
+        ({"max_tokens": "150"}, 40, 5),  # Room for that when the oldest has ended,
+        ({"max_tokens": "150"}, 60, 9),  # for that when the next has, too;
+        ({"max_requests": 1}, 0, 9),  # for a request when both have.
+    ],
+)
+def test_who_needs_the_room_of_several_is_told_when_the_last_of_them_ends(
+    limits: dict[str, object], tokens: int, wait_s: int
+) -> None:
+    clock = Clock()
+    every = tenants(one(), clock=clock)
+    tenant = next(iter(every))
+    for began in (0.0, 4.0):
+        clock.now = began
+        tenant.begin().take_tokens(25, 25)
+    every.take(read_tenants(GatewayConfig(tenants=(one(**limits),))))
+    tenant.takes_s, clock.now = 10.0, 5.0
+    with pytest.raises(TooManyRequests) as refused:
+        tenant.begin().take_tokens(tokens, 50)
+    assert refused.value.retry_after_s == wait_s
