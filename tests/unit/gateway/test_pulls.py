@@ -20,6 +20,7 @@ from prfaas.gateway.load_costs import Load, LoadCosts
 from prfaas.gateway.pools import Held, Holder, Pools, Pull
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
+from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keys import KnownTokens
 from prfaas.policies.costs import ProfileCosts
 from prfaas.policies.fading_line import Sums
@@ -248,12 +249,14 @@ class Agent:
 
     def __init__(self, *, state: str = "complete", refuses: bool = False) -> None:
         self.asked: list[tuple[str, Any]] = []
+        self.key_ids: set[str] = set()
         self.state, self.refuses = state, refuses
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def await_copy(self, copy_id: str, awaited: AwaitCopy) -> None:
         self.asked.append(("await", awaited.prefix))
+        self.key_ids.add(awaited.key_id)
 
     async def send_copy(self, copy_id: str, wanted: CopyCached) -> None:
         if self.refuses:
@@ -333,3 +336,15 @@ async def test_what_is_gone_meanwhile_is_not_asked_for() -> None:
     stage.puller._pools.lost("west")
     assert not await stage.pull()
     assert stage.sender.asked == []
+
+
+async def test_a_pull_says_which_key_its_names_are_of_however_late_it_is_asked_for() -> None:
+    stage = Stage()
+    pulled = asyncio.create_task(stage.pull())
+    await asyncio.sleep(0)
+    assert stage.puller._under_way
+    assert not stage.receiver.asked
+    stage.puller._pools.rekey(b"another cache key")
+    assert await pulled
+    assert stage.receiver.key_ids == {key_id(KEY)}
+    assert not await stage.pull(), "nothing is known under the other one"
