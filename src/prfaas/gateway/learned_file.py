@@ -91,8 +91,9 @@ class LearnedFile:
             return
         scratch = self._path.with_name(f"{self._path.name}.tmp")
         try:
-            scratch.touch(mode=0o600)
-            scratch.write_bytes(msgspec.json.encode(learned))
+            scratch.unlink(missing_ok=True)  # Or it may be a link of another user's, or a pipe.
+            with open(scratch, "xb", opener=_for_us_alone) as file:
+                file.write(msgspec.json.encode(learned))
             scratch.replace(self._path)
         except OSError as error:
             logger.warning("%s: not written: %s", self._path, error)
@@ -104,3 +105,7 @@ class LearnedFile:
         while self._path is not None:
             await asyncio.sleep(_EVERY_S)
             self.write(learned())
+
+
+def _for_us_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,24 @@ def test_a_torn_or_strange_file_is_passed_over_with_a_warning(
     assert "learned anew" in caplog.text
     kept.write(LearnedTimes(SUMS, {}))
     assert kept.read().prefills == SUMS
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "left behind"])
+def test_what_lies_where_it_is_begun_is_neither_followed_nor_waited_for(
+    what: str, tmp_path: Path
+) -> None:
+    path, begun, others = tmp_path / "l.json", tmp_path / "l.json.tmp", tmp_path / "others"
+    others.write_text("theirs")
+    if what == "link":
+        begun.symlink_to(others)
+    elif what == "pipe":
+        os.mkfifo(begun)
+    else:
+        begun.touch(mode=0o644)
+    LearnedFile(path).write(LearnedTimes(SUMS, LOADS, STEPS))
+    assert others.read_text() == "theirs"
+    assert path.lstat().st_mode & 0o777 == 0o600
+    assert LearnedFile(path).read().prefills
 
 
 def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
