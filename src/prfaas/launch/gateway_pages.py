@@ -27,7 +27,7 @@ def operator_headers(gateway: GatewayConfig) -> dict[str, str]:
     of its certificate, and so is shown no key."""
     if gateway.admin is None and gateway.tls is not None:
         return {}
-    key = gateway.key_to_look_with()
+    key = gateway.operators_key()
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 

@@ -136,10 +136,14 @@ class GatewayConfig(Strict, frozen=True):
             files.append(own.cache_key_file)
         return tuple(files)
 
+    def operators_key(self) -> str | None:
+        """The first; None where there is none, or none that can be read here."""
+        return _first_of(self.operators)
+
     def key_to_look_with(self) -> str | None:
         """An operator's, or else a client's; None where there is neither, or none that can be read
         here."""
-        return _first_of(self.operators) or self.key_to_ask_with()
+        return self.operators_key() or self.key_to_ask_with()
 
     def key_to_ask_with(self) -> str | None:
         """A client's; None where there is none, or none that can be read here."""
