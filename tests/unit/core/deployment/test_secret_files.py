@@ -34,7 +34,7 @@ def test_every_key_certificate_authority_and_list_of_a_gateway_is_watched() -> N
         [
             "/e/ca.pem", "/e/key",
             "/f/front.pem", "/f/front-key.pem",
-            "/c/ca.pem", "/c/g.pem", "/c/g-key.pem", "/c/crl.pem",
+            "/c/ca.pem", "/c/g.pem", "/c/g-key.pem", "/c/crl.pem", "/c/cache.key",
             "/k/clients", "/k/operators", "/k/t",
         ]
     )  # fmt: skip
