@@ -620,6 +620,19 @@ async def test_an_answer_of_which_no_length_is_said_counts_as_what_it_may_have(
             assert response.status == status, await response.text()
 
 
+@pytest.mark.parametrize(("longest", "status"), [(4800, 200), (6000, 400)])
+async def test_which_is_what_the_context_of_its_model_has(
+    longest: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mock_engine, "MAX_MODEL_LEN", longest)
+    mock = MockDeployment(gateway=LIMITED.replace("100", "5000"))
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"echo": True, "messages": [{"role": "user", "content": "a"}]}
+        async with client.post("/v1/chat/completions", json=body, headers=MALLORY) as response:
+            assert response.status == status, await response.text()
+
+
 @pytest.mark.parametrize("features", [{"a": 1}, None], ids=["picture", "prompt_logprobs"])
 @pytest.mark.parametrize(("longest", "status"), [(4800, 200), (6000, 400)])
 async def test_so_does_one_to_a_picture_as_its_renderer_says(

@@ -73,6 +73,8 @@ class Exchange:
         is to be pulled to it."""
         self.on_end: Callable[[], None] = _nothing
         """Called when it is over."""
+        self.context_tokens = LONGEST_UNSAID
+        """Of its model, where engines say it: no answer is longer."""
         self.engine_headers = _engine_headers(request_id, request)
 
     def end(self) -> None:
@@ -118,7 +120,7 @@ class Exchange:
     def longest_answers(self) -> int:
         """How many tokens all answers together may have, whatever an engine says."""
         prompt, body = self.prompt, self.body
-        longest = LONGEST_UNSAID if prompt.unsaid else prompt.max_output_tokens
+        longest = self.context_tokens if prompt.unsaid else prompt.max_output_tokens
         return longest * body.choices * body.prompts
 
     def elapsed_s(self) -> float:

@@ -281,6 +281,8 @@ class RequestFlow:
     def _take(self, exchange: Exchange, prompt: Prompt) -> None:
         """The prompt is known: so are its length, its deadline, and how it will be answered."""
         exchange.prompt = prompt
+        if prompt.unsaid and (context := self._models.context_tokens(exchange.body.model)):
+            exchange.context_tokens = min(context, exchange.context_tokens)
         exchange.deadline_s = first_byte_within_s(
             exchange.deadline_s, prompt, choices=exchange.body.choices
         )

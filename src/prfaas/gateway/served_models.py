@@ -139,6 +139,14 @@ class ServedModels:
             self._claims[model] = serve / len(cards) if serve else 0.0
         return self._claims[model], -self._ever.get(model, math.inf)
 
+    def context_tokens(self, model: str | None) -> int | None:
+        """The longest context in which any engine computes it; of no model, any of them. None where
+        none says so."""
+        every = self._every_now()
+        told = (self._by_engine[name] for name in self._by_engine if name in every)
+        found = (card for cards in told for card in _cards_of(cards, model))
+        return max((length for card in found if (length := _context_of(card))), default=None)
+
     def warnings(self) -> list[str]:
         """Of engines that serve nothing in common: what names no model is given to any."""
         alike: dict[frozenset[str], str] = {}
@@ -194,6 +202,21 @@ class ServedModels:
 
     async def _ask(self, engines: Iterable[EngineClient]) -> None:
         await asyncio.gather(*(self.learn(e, within_s=_PATIENCE_S) for e in engines))
+
+
+def _cards_of(
+    cards: Mapping[str, Mapping[str, Any]], model: str | None
+) -> Iterable[Mapping[str, Any]]:
+    """Of a model; of an adapter also its parent's, which says what the adapter's does not."""
+    if model is None:
+        return cards.values()
+    card = cards.get(model, {})
+    return card, cards.get(str(card.get("parent")), {})
+
+
+def _context_of(card: Mapping[str, Any]) -> int:
+    length = card.get("max_model_len")
+    return length if isinstance(length, int) else 0
 
 
 class _Models(msgspec.Struct, frozen=True):

@@ -19,8 +19,11 @@ from prfaas.gateway.served_models import ServedModels
 class Engine:
     """Serves a model, and adapters that may be loaded while it runs."""
 
-    def __init__(self, name: str, *adapters: str, fails: bool = False) -> None:
+    def __init__(
+        self, name: str, *adapters: str, fails: bool = False, context: object = None
+    ) -> None:
         self.name = name
+        self.context = context
         self.adapters = list(adapters)
         self.fails = fails
         self.asked = 0
@@ -30,7 +33,8 @@ class Engine:
         self.asked += 1
         if self.fails:
             raise EngineError("down")
-        cards = [{"id": "model"}, *({"id": a, "parent": "model"} for a in self.adapters)]
+        cards: list[dict[str, object]] = [{"id": "model", "max_model_len": self.context}]
+        cards += [{"id": a, "parent": "model"} for a in self.adapters]
         return EngineAnswer(200, "application/json", msgspec.json.encode({"data": cards}))
 
 
@@ -231,3 +235,19 @@ async def test_names_that_nobody_serves_any_more_do_not_add_up(
     engine.adapters = [f"adapter-{number}" for number in range(5000)]
     await fleet.learn()
     assert len(fleet.models._ever) <= 20, "it is not believed to serve so many"
+
+
+async def test_a_context_is_the_longest_that_any_engine_says() -> None:
+    fleet = Fleet(
+        Engine("a", "poems", context=4096),
+        Engine("b", context=8192),
+        Engine("c", context="long"),
+        Engine("d", "essays"),
+    )
+    assert fleet.models.context_tokens("model") is None
+    await fleet.learn()
+    assert fleet.models.context_tokens("model") == 8192
+    assert fleet.models.context_tokens(None) == 8192
+    assert fleet.models.context_tokens("poems") == 4096
+    assert fleet.models.context_tokens("essays") is None
+    assert fleet.models.context_tokens("nobody's") is None
