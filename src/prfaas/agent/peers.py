@@ -32,17 +32,21 @@ class Peers:
         """Whether a gateway of the deployment is at the other end, or may be."""
         if self.tls is None:
             return True
-        peer = None if transport is None else transport.get_extra_info("peercert")
-        if transport is not None and peer is not None:
-            shown = self._open.add(transport)
-            if self.tls.why_not(shown, now=time.time()) is not None:
-                return False  # `end_untrusted` ends it, but not at once.
-        found = names_of(peer)
-        return any(self.tls.files.name_of(name) in found for name in self.gateways)
+        found = names_of(None if transport is None else transport.get_extra_info("peercert"))
+        named = any(self.tls.files.name_of(name) in found for name in self.gateways)
+        return self._is_trusted(transport) and named
+
+    def _is_trusted(self, transport: asyncio.BaseTransport | None) -> bool:
+        """Whether who is at the other end would be let in now: its handshake was before."""
+        if self.tls is None or transport is None or transport.get_extra_info("peercert") is None:
+            return True
+        # `end_untrusted` ends it, but not at once.
+        return self.tls.why_not(self._open.add(transport), now=time.time()) is None
 
     def may(self, transport: asyncio.BaseTransport | None, method: str, path: str) -> bool:
         """Whether the other end may ask for this."""
-        return self.is_gateway(transport) or (method in ("GET", "HEAD") and path in _OPEN)
+        is_open = method in ("GET", "HEAD") and path in _OPEN
+        return self.is_gateway(transport) or (is_open and self._is_trusted(transport))
 
     def end_untrusted(self, *, now: float) -> list[str]:
         """End open connections that would not be made any more; a line of the log for each.
