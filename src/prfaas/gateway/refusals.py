@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import time
-
 from aiohttp import web
 
-from prfaas.core.once_a_second import OnceASecond
 from prfaas.gateway.api_errors import ApiError
 from prfaas.gateway.metrics import GatewayMetrics
-
-logger = logging.getLogger("prfaas.audit")
+from prfaas.process.audit import Audit
 
 
 class Refusals:
-    """Writes one line a second for each tenant and cause, with how many there were: whoever is
-    refused may ask thousands of times."""
+    """Writes one line a second for each tenant and cause, with how many there were."""
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
-        self._lines = OnceASecond()
+        self._audit = Audit()
 
     def note(
         self, error: ApiError, request: web.Request, *, tenant: str | None, request_id: str
@@ -30,16 +24,9 @@ class Refusals:
             return
         who = tenant or ""
         self._metrics.refusals.labels(who, error.cause).inc()
-        times = self._lines.times((who, error.cause), time.monotonic())
-        if times:
-            logger.warning(
-                "refused cause=%s tenant=%s status=%d remote=%s path=%r request=%s times=%d",
-                error.cause,
-                who or "unknown",
-                error.status,
-                request.remote,
-                request.path[:200],
-                request_id,
-                times,
-                extra={"request_id": request_id, "tenant": tenant, "cause": error.cause},
-            )
+        self._audit.note(
+            (who, error.cause),
+            f"refused cause={error.cause} tenant={who or 'unknown'} status={error.status} "
+            f"remote={request.remote} path={request.path[:200]!r} request={request_id}",
+            {"request_id": request_id, "tenant": tenant, "cause": error.cause},
+        )
