@@ -17,6 +17,7 @@ import os
 import selectors
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,9 @@ _SAYS = (b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n")
 _KEPT = 800
 _IN_FLIGHT = 4000
 _SIZE = 1 << 20
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""How a stranger closes (SO_LINGER): with a reset. Ports that wait after a close run out after
+28,000 connections, and to find one among them takes a stranger all its time."""
 _PROCESSES = 2
 """Of strangers: one alone makes some 3,000 connections a second."""
 
@@ -101,6 +105,7 @@ def knock(address: str, rate: float, seconds: float, *, begins_tls: bool) -> Non
         for _ in range(max(0, min(due, room, 200))):
             sock = socket.socket()
             sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
             sock.connect_ex((host, port))
             selector.register(sock, selectors.EVENT_WRITE)
             begun += 1
