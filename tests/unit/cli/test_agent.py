@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,21 +28,9 @@ def deployment(folder: Path, admin: str, *engines: str) -> str:
 async def test_an_agent_takes_over_a_file_that_has_changed(tmp_path: Path) -> None:
     file, admin = tmp_path / "d.yaml", free_address()
     file.write_text(deployment(tmp_path, admin, "d1"))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "prfaas.cli.main", "agent", str(file), "--name", "a",
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(60):
-            while b"agent ready" not in await _line(process.stderr):
-                pass
-            file.write_text(deployment(tmp_path, admin, "d1", "d2"))
-            while b"the deployment file is taken over" not in await _line(process.stderr):
-                pass
-    finally:
-        process.terminate()
-        await process.communicate()
+    async with _agent(file) as says:
+        file.write_text(deployment(tmp_path, admin, "d1", "d2"))
+        await says(b"the deployment file is taken over")
 
 
 async def test_a_file_that_was_refused_for_half_a_certificate_is_taken_when_that_is_whole(
@@ -60,26 +50,13 @@ async def test_a_file_that_was_refused_for_half_a_certificate_is_taken_when_that
         file.write_text(json.dumps(text))
 
     write("d1")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "prfaas.cli.main", "agent", str(file), "--name", "a",
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(60):
-            while b"agent ready" not in await _line(process.stderr):
-                pass
-            key = own.key.read_bytes()
-            own.key.write_bytes(key[:100])
-            write("d1", "d2")
-            while b"the deployment file is not taken over" not in await _line(process.stderr):
-                pass
-            own.key.write_bytes(key)
-            while b"the deployment file is taken over" not in await _line(process.stderr):
-                pass
-    finally:
-        process.terminate()
-        await process.communicate()
+    async with _agent(file) as says:
+        key = own.key.read_bytes()
+        own.key.write_bytes(key[:100])
+        write("d1", "d2")
+        await says(b"the deployment file is not taken over")
+        own.key.write_bytes(key)
+        await says(b"the deployment file is taken over")
 
 
 def test_an_agent_does_not_begin_to_speak_plaintext_over_the_network(
@@ -96,7 +73,24 @@ def test_an_agent_does_not_begin_to_speak_plaintext_over_the_network(
     assert "would cross the network in plaintext" in capsys.readouterr().err
 
 
-async def _line(stream: asyncio.StreamReader) -> bytes:
-    line = await stream.readline()
-    assert line, "the agent has ended"
-    return line
+@asynccontextmanager
+async def _agent(file: Path) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    """Its process, once it is ready; gives what waits until its log says something."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "prfaas.cli.main", "agent", str(file), "--name", "a",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    log = process.stderr
+    assert log is not None
+
+    async def says(what: bytes) -> None:
+        while what not in (line := await log.readline()):
+            assert line, "the agent has ended"
+
+    try:
+        async with asyncio.timeout(60):
+            await says(b"agent ready")
+            yield says
+    finally:
+        process.terminate()
+        await process.communicate()
