@@ -30,11 +30,14 @@ class Peers:
 
     def is_gateway(self, transport: asyncio.BaseTransport | None) -> bool:
         """Whether a gateway of the deployment is at the other end, or may be."""
+        return self._is_trusted(transport) and self._is_named(transport)
+
+    def _is_named(self, transport: asyncio.BaseTransport | None) -> bool:
+        """Whether who is at the other end has shown a gateway's name."""
         if self.tls is None:
             return True
         found = names_of(None if transport is None else transport.get_extra_info("peercert"))
-        named = any(self.tls.files.name_of(name) in found for name in self.gateways)
-        return self._is_trusted(transport) and named
+        return any(self.tls.files.name_of(name) in found for name in self.gateways)
 
     def _is_trusted(self, transport: asyncio.BaseTransport | None) -> bool:
         """Whether who is at the other end would be let in now: its handshake was before."""
@@ -46,7 +49,7 @@ class Peers:
     def may(self, transport: asyncio.BaseTransport | None, method: str, path: str) -> bool:
         """Whether the other end may ask for this."""
         is_open = method in ("GET", "HEAD") and path in _OPEN
-        return self.is_gateway(transport) or (is_open and self._is_trusted(transport))
+        return self._is_trusted(transport) and (is_open or self._is_named(transport))
 
     def end_untrusted(self, *, now: float) -> list[str]:
         """End open connections that would not be made any more; a line of the log for each.
