@@ -188,14 +188,11 @@ class Puller:
         if not parts or within_s <= 0:
             self.failed += 1
             return False
-        key_id = self._pools.key_id
         alone = not any((part.transfer_id, wanted.target) in self._under_way for part in parts)
         began = time.monotonic()
         try:
             async with asyncio.timeout(within_s):
-                await _all(
-                    self._copying(wanted, part, key_id, ranks, within_s, priority) for part in parts
-                )
+                await _all(self._copying(wanted, part, ranks, within_s, priority) for part in parts)
         except (LinkError, LocalFault, TimeoutError) as error:
             if isinstance(error, TimeoutError) and not priority:
                 self._took(wanted, began)
@@ -220,14 +217,14 @@ class Puller:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
     def _copying(
-        self, wanted: Pull, part: Stored, key_id: str, ranks: int, within_s: float, priority: int
+        self, wanted: Pull, part: Stored, ranks: int, within_s: float, priority: int
     ) -> asyncio.Task[None]:
         place = part.transfer_id, wanted.target
         task = self._under_way.get(place)
         if task is None:
-            task = asyncio.ensure_future(
-                self._copy(wanted, part, key_id, ranks, within_s, priority)
-            )
+            key_id = self._pools.key_id  # Now: it may be another when the copy begins.
+            awaited = AwaitCopy(prefix=part.prefix, deadline_s=within_s, key_id=key_id)
+            task = asyncio.ensure_future(self._copy(wanted, part, awaited, ranks, priority))
             self._under_way[place] = task
             task.add_done_callback(partial(self._copied, place))
         return task
@@ -238,11 +235,10 @@ class Puller:
             task.exception()  # Whoever waited for it may have given up.
 
     async def _copy(
-        self, wanted: Pull, part: Stored, key_id: str, ranks: int, within_s: float, priority: int
+        self, wanted: Pull, part: Stored, awaited: AwaitCopy, ranks: int, priority: int
     ) -> None:
         sender, receiver = self._agents[wanted.source.agent], self._agents[wanted.target]
         copy_id = self._new_id()
-        awaited = AwaitCopy(prefix=part.prefix, deadline_s=within_s, key_id=key_id)
         await receiver.await_copy(copy_id, awaited)
         done = False
         try:
@@ -251,7 +247,7 @@ class Puller:
                 CopyCached(
                     transfer_id=part.transfer_id,
                     destination=wanted.target,
-                    deadline_s=within_s,
+                    deadline_s=awaited.deadline_s,
                     priority=priority,
                 ),
             )
