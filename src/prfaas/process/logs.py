@@ -11,14 +11,14 @@ import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
 from typing import Any
+
+from prfaas.core.once_a_second import OnceASecond
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_TOLD_S = 1.0
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -62,7 +62,7 @@ class LogFile(logging.handlers.WatchedFileHandler):
 
     def __init__(self, file: Path) -> None:
         super().__init__(file)
-        self._lost, self._told_at = 0, -inf
+        self._lost = OnceASecond()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line. Raises nothing, also where the file cannot be begun anew."""
@@ -77,11 +77,9 @@ class LogFile(logging.handlers.WatchedFileHandler):
         if not isinstance(error, OSError):
             super().handleError(record)
             return
-        self._lost += 1
-        if time.monotonic() - self._told_at >= _TOLD_S:
+        if lost := self._lost.times("", time.monotonic()):
             with suppress(OSError):
-                sys.stderr.write(f"{self.baseFilename}: {self._lost} lines lost: {error}\n")
-            self._lost, self._told_at = 0, time.monotonic()
+                sys.stderr.write(f"{self.baseFilename}: {lost} lines lost: {error}\n")
 
 
 class Lines(logging.Formatter):
