@@ -78,7 +78,6 @@ class EngineCaches:
         for name, followed in list(self._followed.items()):
             before, now = self._pids.get(name, frozenset()), pids.get(name, frozenset())
             if before - now:
-                followed.task.cancel()
                 self._follow(followed.reach)
         self._pids = dict(pids)
 
@@ -87,7 +86,6 @@ class EngineCaches:
         engines remember is learned once more."""
         self._key, self._hasher = key, BlockHasher(key)
         for followed in list(self._followed.values()):
-            followed.task.cancel()
             self._follow(followed.reach)
 
     def record(self, engine: str) -> CacheRecord | None:
@@ -104,6 +102,9 @@ class EngineCaches:
         self._context.destroy(linger=0)
 
     def _follow(self, reach: EngineReach) -> None:
+        """From the beginning, also one that is followed already."""
+        if (before := self._followed.get(reach.name)) is not None:
+            before.task.cancel()
         record = CacheRecord(self._hasher, self._key, lambda: feed.state is FeedState.LIVE)
         feed = KvEventFeed(
             reach.name, record, partial(_source, reach), self._context, turn=self._turn
