@@ -23,7 +23,7 @@ from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.prefix_matches import match_engines
 from prfaas.gateway.prompts import Prompt
 from prfaas.gateway.token_ids import TokenIds
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index.cache_events import BlocksStored
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.scheduler.commands import StartDecode, StartPrefill

@@ -28,7 +28,7 @@ from prfaas.description.workload import (
     LogNormalConfig,
     WorkloadConfig,
 )
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index.cache_events import BlocksStored
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.commands import CancelTransfer, FailRequest, StartDecode
 from prfaas.scheduler.events import (

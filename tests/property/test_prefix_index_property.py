@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from prfaas.index.engine_index import BlocksStored, EngineIndex
+from prfaas.index.cache_events import BlocksStored
+from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex

@@ -16,8 +16,8 @@ import numpy as np
 
 from prfaas.core.errors import EngineError, LinkError
 from prfaas.gateway.upstream_errors import LocalFault
-from prfaas.index.engine_index import BlocksKeyed, EngineIndex
-from prfaas.index.keyed_blocks import BlocksGone
+from prfaas.index.cache_events import BlocksGone, BlocksKeyed
+from prfaas.index.engine_index import EngineIndex
 from prfaas.kv_events.feed import FeedState
 from prfaas.kv_events.wire import Alive, Begun, Changed, Frame, Held, Reached, Stopped
 
@@ -94,8 +94,6 @@ class KeyedFollower:
     def _apply(self, events: list[BlocksKeyed | BlocksGone]) -> Iterator[None]:
         applied = 0
         for event in events:
-            if len(event.names) % 8:
-                raise EngineError("names of blocks have 8 bytes")
             for piece in _pieces(event):
                 if isinstance(piece, BlocksKeyed):
                     self.index.stored_keyed(piece)
@@ -109,22 +107,21 @@ class KeyedFollower:
 
 def _pieces(event: BlocksKeyed | BlocksGone) -> Iterator[BlocksKeyed | BlocksGone]:
     """The same in several events, where it is long."""
-    count = len(event.names) // 8
-    keys = b"" if isinstance(event, BlocksGone) else event.keys
-    if count <= _AT_ONCE or len(keys) not in (0, 16 * count):
+    names, size = event.names, 8 * _AT_ONCE
+    if len(names) <= size:
         yield event
         return
-    names = memoryview(event.names)
-    lows, highs = memoryview(keys)[: 8 * count], memoryview(keys)[8 * count :]
-    for start in range(0, 8 * count, 8 * _AT_ONCE):
-        here = slice(start, start + 8 * _AT_ONCE)
-        piece = msgspec.structs.replace(event, names=bytes(names[here]))
-        if isinstance(piece, BlocksKeyed) and keys:
-            piece = msgspec.structs.replace(piece, keys=bytes(lows[here]) + bytes(highs[here]))
-            if start:
-                parent = int.from_bytes(names[start - 8 : start], "little")
-                piece = msgspec.structs.replace(piece, parent=parent)
-        yield piece
+    keys = b"" if isinstance(event, BlocksGone) else event.keys
+    lows, highs = keys[: len(names)], keys[len(names) :]
+    for start in range(0, len(names), size):
+        here = slice(start, start + size)
+        if isinstance(event, BlocksGone):
+            yield BlocksGone(event.group, names[here])
+            continue
+        before = int.from_bytes(names[start - 8 : start], "little") if start else event.parent
+        yield msgspec.structs.replace(
+            event, names=names[here], keys=lows[here] + highs[here], parent=before
+        )
 
 
 class CarriedFeed:

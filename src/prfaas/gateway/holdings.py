@@ -14,7 +14,8 @@ import numpy as np
 
 from prfaas.core.cache_news import Stored
 from prfaas.gateway.part_ends import Part, PartEnds
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
+from prfaas.index.cache_events import BlocksKeyed, BlocksStored
+from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keyed_prefixes import keys_of
 from prfaas.index.keys import Keys
 from prfaas.index.words import word_of

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from prfaas.index.block_table import NO_ROW, UNLIKE, BlockTable
+from prfaas.index.cache_events import BlocksKeyed, BlocksStored
 from prfaas.index.holds import Holds
 from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
 from prfaas.index.matching import CHAINED_KINDS, Group
@@ -21,40 +20,6 @@ from prfaas.index.words import BlockHash, word_of, words_of
 _WORD = (1 << 64) - 1
 _MOST_BITS = 1 << 17
 """Of a set of holders: 30 groups each of a thousand engines."""
-GroupIndex = Annotated[int, msgspec.Meta(ge=0, lt=128)]
-"""vLLM's models have some tens of KV groups. Each costs every set of holders a bit an engine."""
-
-
-class BlocksStored(msgspec.Struct, frozen=True, kw_only=True):
-    """Blocks of one KV group that an engine now caches, as its event says.
-
-    ``extra_keys`` has one entry per hash (or is None); ``window_tokens`` only for sliding windows.
-    """
-
-    group: int
-    kind: str
-    block_tokens: int
-    hashes: Sequence[BlockHash]
-    parent: BlockHash | None
-    token_ids: Sequence[int]
-    extra_keys: Sequence[Any] | None = None
-    window_tokens: int | None = None
-
-
-class BlocksKeyed(msgspec.Struct, frozen=True, kw_only=True, tag="keyed"):
-    """The same, told where the events themselves must not go: ``names`` stand for hashes (uint64).
-
-    ``keys``: of a full-attention group the blocks' keys, first the low words of all, then the high
-    ones; of other groups nothing. ``parent``: a name.
-    """
-
-    group: GroupIndex
-    kind: str
-    block_tokens: Annotated[int, msgspec.Meta(ge=1)]
-    names: bytes
-    parent: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    keys: bytes = b""
-    window_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class EngineIndex:

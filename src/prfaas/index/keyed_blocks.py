@@ -14,10 +14,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored, GroupIndex
+from prfaas.index.cache_events import BlocksGone, BlocksKeyed, BlocksStored, KeyedEvent
 from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
 from prfaas.index.matching import CHAINED_KINDS
 from prfaas.index.words import BlockHash, word_of
@@ -26,16 +25,6 @@ _AT_ONCE = 2048
 """Blocks of one piece of a snapshot: 50 KB."""
 _PORTION = 8192
 """Blocks that are looked through for those that follow each other: ten milliseconds."""
-
-
-class BlocksGone(msgspec.Struct, frozen=True, tag="gone"):
-    """Blocks that one group (None: every group) holds no more, by their names (uint64)."""
-
-    group: GroupIndex | None
-    names: bytes
-
-
-KeyedEvent = BlocksKeyed | BlocksGone
 
 
 class _Placed:

@@ -27,6 +27,8 @@ _MASK = (1 << 64) - 1
 _STEP = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 """Odd numbers with mixed bits: a block's place, one for each lane."""
 _STEPS = np.array([_STEP], np.uint64).T
+_MOST_FACTORS = 1 << 21
+"""Kept: a block size has as many as it has tokens, twice 8 bytes each."""
 _FIRST_CHUNK, _GROWTH = 16, 4
 """Blocks: most prompts are known in part, so keys are computed as far as somebody may need them."""
 
@@ -110,6 +112,8 @@ class BlockHasher:
     def _of_size(self, block_tokens: int) -> tuple[U64, U64, Place]:
         found = self._factors.get(block_tokens)
         if found is None:
+            if sum(self._factors) > _MOST_FACTORS:
+                self._factors.clear()
             material = hashlib.shake_256(self._seed + b"/%d" % block_tokens)
             numbers = np.frombuffer(material.digest(16 * (block_tokens + 1)), np.uint64)
             factors = numbers[2:].reshape(2, block_tokens) | np.uint64(1)

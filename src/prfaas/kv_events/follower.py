@@ -8,7 +8,13 @@ from typing import Annotated, Any, Protocol
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
-from prfaas.index.engine_index import BlocksStored, GroupIndex
+from prfaas.index.cache_events import (
+    BlocksStored,
+    BlockTokens,
+    GroupIndex,
+    Kind,
+    WindowTokens,
+)
 from prfaas.index.words import BlockHash
 
 _OWN_MEDIA = (None, "GPU")
@@ -17,19 +23,18 @@ _OWN_MEDIA = (None, "GPU")
 _AT_ONCE = 512
 """Blocks that are applied in one go: some milliseconds. One event may be of 128K tokens."""
 _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-_Tokens = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
     block_hashes: list[int | bytes]
     parent_block_hash: int | bytes | None
     token_ids: list[_TokenId]
-    block_size: _Tokens
+    block_size: BlockTokens
     medium: str | None = None
     extra_keys: list[Any] | None = None
     group_idx: GroupIndex | None = None
-    kv_cache_spec_kind: str | None = None
-    kv_cache_spec_sliding_window: _Tokens | None = None
+    kv_cache_spec_kind: Kind | None = None
+    kv_cache_spec_sliding_window: WindowTokens | None = None
 
 
 class _Removed(msgspec.Struct, frozen=True, tag="BlockRemoved"):

@@ -7,8 +7,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from prfaas.index.engine_index import BlocksStored
-from prfaas.index.keyed_blocks import KeyedBlocks, KeyedEvent, key_id
+from prfaas.index.cache_events import BlocksStored, KeyedEvent
+from prfaas.index.keyed_blocks import KeyedBlocks, key_id
 from prfaas.index.keys import BlockHasher
 from prfaas.index.words import BlockHash
 from prfaas.kv_events.telling import Changes

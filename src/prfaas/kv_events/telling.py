@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prfaas.index.keyed_blocks import KeyedEvent
+from prfaas.index.cache_events import KeyedEvent
 from prfaas.kv_events.wire import Held, packed
 
 _LEAST_BYTES = 4 * 1024 * 1024

@@ -14,8 +14,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
-from prfaas.index.engine_index import BlocksKeyed
-from prfaas.index.keyed_blocks import BlocksGone
+from prfaas.index.cache_events import BlocksGone, BlocksKeyed
 
 MEDIA_TYPE = "application/x-prfaas-kv-events"
 ALIVE_S = 1.0

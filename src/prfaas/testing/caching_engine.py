@@ -18,7 +18,8 @@ from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.core.prompt_digest import prompt_digest
 from prfaas.engine_socket.messages import OpenImport
-from prfaas.index.engine_index import BlocksStored, EngineIndex
+from prfaas.index.cache_events import BlocksStored
+from prfaas.index.engine_index import EngineIndex
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
 from prfaas.testing.mock_engine_rank import WAIT_S, MockEngineRank

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from prfaas.agent import engine_caches
 from prfaas.agent.engine_caches import EngineCaches, EngineReach, _source
 from prfaas.core.errors import EngineError
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index.cache_events import BlocksStored
 from prfaas.index.keyed_blocks import key_id
 from prfaas.kv_events.sources import PATH
 from prfaas.kv_events.wire import Begun, Deflater, FrameReader, Reached, Stopped

@@ -10,8 +10,7 @@ import pytest
 
 from prfaas.gateway import carried_events
 from prfaas.gateway.carried_events import CarriedFeed, KeyedFollower
-from prfaas.index.engine_index import BlocksKeyed
-from prfaas.index.keyed_blocks import BlocksGone
+from prfaas.index.cache_events import BlocksGone, BlocksKeyed
 from prfaas.index.keys import BlockHasher, PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex
@@ -28,13 +27,16 @@ def keys() -> bytes:
     return np.array(made, np.uint64).tobytes()
 
 
-def stored(*, kind: str = "full_attention", group: int = 0, more: bytes = b"") -> BlocksKeyed:
+def stored(
+    *, kind: str = "full_attention", group: int = 0, parent: int | None = None
+) -> BlocksKeyed:
     return BlocksKeyed(
         group=group,
         kind=kind,
         block_tokens=4,
         names=NAMES.tobytes(),
-        keys=(keys() if kind == "full_attention" else b"") + more,
+        keys=keys() if kind == "full_attention" else b"",
+        parent=parent,
     )
 
 
@@ -64,7 +66,7 @@ def test_a_long_event_is_applied_piece_by_piece_as_it_is() -> None:
 
 def test_a_long_event_that_makes_no_sense_is_not_placed() -> None:
     index, made = follower()
-    pauses(made, stored(more=b"12345678"))
+    pauses(made, stored(parent=5))
     assert made.index.unplaced_blocks_total == COUNT
     assert index.blocks == 0
 

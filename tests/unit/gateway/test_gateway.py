@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index.cache_events import BlocksStored
 from prfaas.testing.asking import answer_to
 from prfaas.testing.mock_deployment import (
     BLOCK_TOKENS,

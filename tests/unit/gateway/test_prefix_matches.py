@@ -7,7 +7,7 @@ import pytest
 from prfaas.core.deployment import EngineRole
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.prefix_matches import match_engines, usable_prefix
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index.cache_events import BlocksStored
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex

@@ -11,7 +11,7 @@ from prfaas.gateway.background import Background
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.roster import Roster
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index.cache_events import BlocksStored
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.feed import KvEventFeed
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prfaas.index.engine_index import BlocksStored, EngineIndex
+from prfaas.index.cache_events import BlocksStored
+from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 

@@ -76,6 +76,18 @@ def test_other_seeds_and_other_block_sizes_give_other_keys() -> None:
     assert keys_of(prompt, 8)[0][:2] != keys_of(prompt, 4)[1][:2]
 
 
+def test_keys_are_the_same_however_many_block_sizes_there_were() -> None:
+    hasher = BlockHasher(b"seed")
+    before = hasher.root(4)
+    first = hasher.extend(before, np.arange(8, dtype=np.uint32), 4)
+    for size in (1 << 20, (1 << 20) - 1, (1 << 20) - 2, (1 << 20) - 3):
+        hasher.root(size)
+    assert hasher.root(4) == before
+    again = hasher.extend(before, np.arange(8, dtype=np.uint32), 4)
+    assert np.array_equal(np.array(first), np.array(again))
+    assert sum(hasher._factors) <= 3 << 20
+
+
 def test_an_adapter_is_in_every_block_a_salt_in_the_first() -> None:
     prompt = list(range(9))
     plain, salted = PromptKeys(prompt), PromptKeys(prompt, salt="s")

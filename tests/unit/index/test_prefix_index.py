@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prfaas.index import matching, prefix_index
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored
+from prfaas.index.cache_events import BlocksKeyed, BlocksStored
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex

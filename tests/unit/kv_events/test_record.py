@@ -12,8 +12,8 @@ import pytest
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway.carried_events import KeyedFollower
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored
-from prfaas.index.keyed_blocks import BlocksGone, key_id
+from prfaas.index.cache_events import BlocksGone, BlocksKeyed, BlocksStored
+from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keys import BlockHasher, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events import record as module
@@ -265,6 +265,57 @@ def frames_of(data: bytes) -> Iterator[Frame]:
 def test_frames_that_are_none_are_errors(bad: bytes) -> None:
     with pytest.raises(EngineError):
         list(frames_of(bad + b"\0" * 64))
+
+
+KEYED = {"type": "keyed", "group": 0, "kind": "full_attention", "block_tokens": 4,
+         "names": bytes(16), "keys": bytes(32), "window_tokens": 8}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"names": bytes(15)},
+        {"names": bytes(17), "keys": bytes(34)},
+        {"keys": bytes(31)},
+        {"keys": bytes(16)},
+        {"keys": bytes(64)},
+        {"block_tokens": 0},
+        {"block_tokens": (1 << 20) + 1},
+        {"window_tokens": 1 << 63},
+        {"kind": "x" * 257},
+        {"type": "gone", "names": b"1234567"},
+    ],
+)
+def test_events_that_make_no_sense_are_errors(other: dict[str, object]) -> None:
+    """Whoever reads arrays of words from them, or makes a key as long as a block, is not asked."""
+
+    def told(event: dict[str, object]) -> list[Frame]:
+        body = msgspec.msgpack.encode({"type": "held", "events": [event]})
+        return list(frames_of(len(body).to_bytes(4, "big") + body))
+
+    assert len(told(KEYED)) == 1
+    with pytest.raises(EngineError, match="unreadable cache events"):
+        told(KEYED | other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"block_size": (1 << 20) + 1},
+        {"block_size": 1 << 40},
+        {"kv_cache_spec_sliding_window": 1 << 63},
+        {"kv_cache_spec_kind": "x" * 257},
+    ],
+)
+def test_blocks_that_no_model_has_are_errors(other: dict[str, object]) -> None:
+    stored = {"type": "BlockStored", "block_hashes": [1], "parent_block_hash": None,
+              "token_ids": [1, 2, 3, 4], "block_size": 4}  # fmt: skip
+    record = make_record()
+    follower = KvEventFollower(record)
+    follower.take(0, msgspec.msgpack.encode([0.0, [stored]]))
+    assert record.blocks == 1
+    with pytest.raises(EngineError, match="unreadable KV events"):
+        follower.take(1, msgspec.msgpack.encode([0.0, [stored | other]]))
 
 
 @pytest.mark.parametrize("group", [-1, 128, 1 << 40])
