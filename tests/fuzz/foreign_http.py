@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
+import msgspec
 import yaml
 from aiohttp import web
-from mutations import mutated
+from mutations import altered, mutated
 
 from prfaas.agent.peers import Peers
 from prfaas.agent.tunnels import Tunnels
@@ -248,11 +249,11 @@ def token_ids(rng: random.Random) -> None:
     except (ValueError, OverflowError):  # msgspec's errors are ValueErrors.
         return
     assert numbers == json.loads(text) == json.loads(bytes(ids.json()))
-    take_out(mutated(rng, b'[{"token_ids": [1, 2], "sampling_params": {}}]'))
+    take_out(altered(rng, b'[{"token_ids": [1, 2], "sampling_params": {}}]', msgspec.json))
 
 
 def engine_errors(rng: random.Random) -> None:
-    body = mutated(rng, _ERROR)
+    body = altered(rng, _ERROR, msgspec.json)
     error_message(body)
     error_status(body)
     refusal("e", rng.choice((400, 429, 500, 503)), rng.choice((None, "1", "x", "1e999")), body)
@@ -266,7 +267,7 @@ _SOURCE = b'{"0": {"endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:5558"
 
 def engine_sources(rng: random.Random) -> None:
     with suppress(EngineError):
-        source_of("e", 200, mutated(rng, _SOURCE))
+        source_of("e", 200, altered(rng, _SOURCE, msgspec.json))
 
 
 # deployment files
@@ -290,7 +291,7 @@ _DEPLOYMENT = yaml.safe_dump(
 
 def deployment_file(rng: random.Random) -> None:
     with suppress(ConfigError):
-        parse_deployment(mutated(rng, _DEPLOYMENT), source="fuzz")
+        parse_deployment(altered(rng, _DEPLOYMENT, msgspec.yaml), source="fuzz")
 
 
 TARGETS: tuple[Callable[[random.Random], None], ...] = (

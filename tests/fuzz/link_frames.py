@@ -11,9 +11,11 @@ import random
 import struct
 from contextlib import nullcontext, suppress
 
+import msgspec
+from mutations import misshapen
 from xxhash import xxh3_64_intdigest
 
-from prfaas.core.errors import PeerError
+from prfaas.core.errors import CallerError, PeerError
 from prfaas.core.handoff import RequestContext
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import (
@@ -22,7 +24,6 @@ from prfaas.link.protocol.frames import (
     Kind,
     Reason,
     Welcome,
-    control,
     decode,
     pack,
 )
@@ -40,8 +41,8 @@ CONTEXT = RequestContext("r", 1, f"00-{'a' * 32}-{'b' * 16}-01")
 
 
 class Memory:
-    def __init__(self) -> None:
-        self.data = bytearray(TOTAL)
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
 
     def views(self, offset: int, length: int) -> list[memoryview]:
         return [memoryview(self.data)[offset : offset + length]]
@@ -51,7 +52,7 @@ def conversation(rng: random.Random) -> list[bytes]:
     """Frames a sender could send, in some order."""
     key = TransferKey("fuzzed", 0, rng.randrange(3))
     frames = [
-        control(Kind.OFFER, TransferOffer(key, "x", 0, 1, TOTAL, 60.0, context=CONTEXT), handle=1)
+        said(rng, Kind.OFFER, TransferOffer(key, "x", 0, 1, TOTAL, 60.0, context=CONTEXT), handle=1)
     ]
     for start in range(0, TOTAL, CHUNK):
         payload = SOURCE[start : start + CHUNK]
@@ -60,9 +61,16 @@ def conversation(rng: random.Random) -> list[bytes]:
         frames.append(header + payload)
     frames.append(pack(Kind.QUERY, connection=9, handle=1, offset=0, digest=CHUNK))
     frames.append(pack(Kind.PING))
-    frames.append(control(Kind.CANCEL, Reason("why not"), handle=rng.randrange(3)))
-    frames.append(control(Kind.DEMAND, Demand(*(any_number(rng) for _ in range(6)))))
+    frames.append(said(rng, Kind.CANCEL, Reason("why not", key=key), handle=rng.randrange(3)))
+    frames.append(said(rng, Kind.DEMAND, Demand(*(any_number(rng) for _ in range(6)))))
     return frames
+
+
+def said(rng: random.Random, kind: Kind, body: msgspec.Struct, *, handle: int = 0) -> bytes:
+    """A whole frame; at times with another body than this one, and a right digest."""
+    data = msgspec.msgpack.encode(body)
+    data = misshapen(rng, data, msgspec.msgpack) if rng.random() < 0.2 else data
+    return pack(kind, length=len(data), handle=handle, digest=xxh3_64_intdigest(data)) + data
 
 
 def any_number(rng: random.Random) -> int:
@@ -76,8 +84,8 @@ def replies(rng: random.Random) -> list[bytes]:
     for start in range(0, TOTAL, CHUNK):
         kind = rng.choice((Kind.ACK, Kind.NACK))
         frames.append(pack(kind, handle=1, offset=start, digest=CHUNK))
-    frames.append(control(Kind.REFUSE, Reason("full", True), handle=rng.randrange(3)))
-    frames.append(control(Kind.GRANT, Grant(*(any_number(rng) for _ in range(5)))))
+    frames.append(said(rng, Kind.REFUSE, Reason("full", True), handle=rng.randrange(3)))
+    frames.append(said(rng, Kind.GRANT, Grant(*(any_number(rng) for _ in range(5)))))
     return frames
 
 
@@ -134,7 +142,9 @@ def one_receiver(rng: random.Random) -> None:
     end, memories = ReceivingEnd(), list[Memory]()
 
     def ask(_peer: str, offer: TransferOffer) -> Memory:
-        memories.append(Memory())
+        if not 0 < offer.total_bytes <= 2 * TOTAL:
+            raise CallerError("more than there is")
+        memories.append(Memory(offer.total_bytes))
         return memories[-1]
 
     divider = LineDivider(float(RATE), senders=("east", "north"), ident=7)
