@@ -87,8 +87,8 @@ class LineShare:
     """
 
     def __init__(self, rate_bytes_per_s: float, *, senders: int, session: int, now: float) -> None:
-        self.fair_bytes_per_s = fair_share(rate_bytes_per_s, senders)
-        self._least = least_share(self.fair_bytes_per_s)
+        self._own_fair = self.fair_bytes_per_s = fair_share(rate_bytes_per_s, senders)
+        self._least = least_share(self._own_fair)
         self._rate, self._session, self._serial = rate_bytes_per_s, session, 0
         self._limit: float = self.fair_bytes_per_s
         self._until, self._since_us = now, 0
@@ -131,8 +131,11 @@ class LineShare:
         self._held[grant.divider] = grant.serial
         if len(self._held) > _DIVIDERS_REMEMBERED:
             del self._held[next(iter(self._held))]
-        self.fair_bytes_per_s = min(self.fair_bytes_per_s, grant.fair_bytes_per_s)
-        self._limit = min(grant.limit_bytes_per_s, int(self._rate))
+        # Of this divider alone, and never nothing: no word of one outlasts it, or stops the line.
+        fair = max(grant.fair_bytes_per_s, self._least)
+        self.fair_bytes_per_s = min(fair, self._own_fair)
+        least = least_share(self.fair_bytes_per_s)
+        self._limit = min(max(grant.limit_bytes_per_s, least), int(self._rate))
         pledge = self._limit < self.fair_bytes_per_s
         self._until = now + PLEDGE_S * DRIFT if pledge else asked_at + GRANT_S / DRIFT
         return self.limit(now=now) != before

@@ -85,3 +85,25 @@ def test_no_more_than_the_line_is_asked_for_or_taken() -> None:
     assert share.demand(1e12, now=100.0).need_bytes_per_s == RATE
     share.granted(grant(2**62), now=100.0)
     assert share.limit(now=100.0) == RATE
+
+
+@pytest.mark.parametrize(("limit", "fair"), [(0, 0), (0, 1), (0, FAIR), (5, 3), (2**62, 0)])
+def test_no_word_of_a_divider_stops_a_line_or_outlasts_it(limit: int, fair: int) -> None:
+    """However little it grants: it may be broken, and others of its line are not."""
+    share = settled()
+    assert share.granted(Grant(7, 1, int(100e6), limit, fair), now=100.0)
+    for later in (100.0, 100.9, 110.0):
+        assert 0 < share.limit(now=later) <= RATE
+        assert share.fair_bytes_per_s >= min(LEAST, FAIR)
+    now = 110.0
+    assert share.granted(grant(3000, divider=8, asked_at=now), now=now)
+    assert share.limit(now=now) == 3000
+    assert share.limit(now=now + GRANT_S) == share.fair_bytes_per_s == FAIR
+
+
+def test_of_two_fair_shares_the_smaller_counts() -> None:
+    share = settled()
+    share.granted(Grant(7, 1, int(100e6), 3000, FAIR // 2), now=100.0)
+    assert share.limit(now=110.0) == FAIR // 2
+    share.granted(Grant(7, 2, int(110e6), 3000, 2 * FAIR), now=110.0)
+    assert share.limit(now=120.0) == FAIR

@@ -10,7 +10,9 @@ import pytest
 
 from prfaas.core.errors import LinkError
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.protocol.line_share import Demand, Grant
 from prfaas.link.tcp.config import PeerConfig, Plaintext, SharedLine, TcpLinkConfig
+from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
 
@@ -87,3 +89,27 @@ def test_without_the_divider_each_has_its_fair_share(
     until(lambda: granted(links)[0] >= 0.96 * RATE)
     receiver.close()
     until(lambda: all(limit == RATE / 4 for limit in granted(links)))
+
+
+class Waiting:
+    """A link with a queue."""
+
+    open_connections, queued_bytes = 1, 1_000_000
+
+    def wake_idle(self, at_most: int = 64) -> None:
+        pass
+
+
+def test_a_divider_that_grants_nothing_is_asked_on() -> None:
+    def nobody(demand: Demand, *, now: float) -> None:
+        pytest.fail("another agent divides it")
+
+    budget = LineBudget(LINE, "e1", ask=nobody, now=0.0)
+    budget.join("west", Waiting())
+    budget.opened(now=0.0)
+    budget.granted(Grant(7, 1, 10_000_000, 0, 0), now=10.0)
+    budget.tick(now=10.5)
+    assert budget.word("west", now=10.5) is not None
+    assert budget.limit(now=20.0) > 0
+    assert budget.part("west", now=20.0) > 0
+    assert budget.ready_at(now=20.0) == 20.0
