@@ -164,10 +164,16 @@ def _trusting(context: ContextKind, files: TlsFiles) -> ContextKind:
 def _revoke(context: ssl.SSLContext, crl: Path) -> None:
     if not isfile(crl):
         raise ConfigError(f"{crl}: no such file; 'prfaas certs revoke' makes it")
+    authorities = context.cert_store_stats()["x509"]
     try:
         context.load_verify_locations(crl)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(f"{crl}: not a revocation list in PEM: {error}") from error
+    if context.cert_store_stats()["x509"] != authorities:
+        # OpenSSL trusts it. A list is signed, and may come from anywhere; this would not be.
+        raise ConfigError(
+            f"{crl}: has a certificate in it, which only the file of ca may bring; take it out"
+        )
     context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from prfaas.core.errors import ConfigError, PeerError
@@ -130,6 +131,30 @@ def test_a_list_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) ->
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match=r"crl.pem: no such file"):
         live.read(TlsFiles(live.files.ca, live.files.cert, live.files.key, pipe))
+
+
+def test_no_authority_comes_in_the_file_of_a_list(tmp_path: Path) -> None:
+    """A list is signed, so that it may be fetched from anywhere; what stands beside it is not."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    for directory in (own, other):
+        authority.create_authority(directory)
+    files = msgspec.structs.replace(authority.issue(own, "west"), crl=authority.renew_list(own))
+    assert files.crl is not None
+    live, listed = LiveTls(files), files.crl.read_bytes()
+    files.crl.write_bytes(listed + (other / "ca.pem").read_bytes())
+    for read in (lambda: server_context(files), lambda: client_context(files)):
+        with pytest.raises(ConfigError, match=r"crl.pem: has a certificate in it"):
+            read()
+    before = live.server, live.client, live.http_server
+    authority.revoke(own, "west")
+    files.crl.write_bytes(files.crl.read_bytes() + (other / "ca.pem").read_bytes())
+    with pytest.raises(ConfigError, match="has a certificate in it"):
+        live.read(files)
+    assert (live.server, live.client, live.http_server) == before
+    west = x509.load_pem_x509_certificate(files.cert.read_bytes())
+    assert live.why_not((west,), now=0) == "its certificate is revoked"
+    files.crl.write_bytes(listed + files.ca.read_bytes())  # Whom it trusts already.
+    server_context(files)
 
 
 def test_files_that_cannot_be_looked_at_are_refused(tmp_path: Path) -> None:
