@@ -79,16 +79,7 @@ def issue(directory: Path, owner: str, *, days: int = 365, called: str | None = 
 
     Raises CallerError for a name that cannot be one, ConfigError if there is no usable CA.
     """
-    if not _NAME.fullmatch(owner):
-        raise CallerError(
-            f"name {owner!r} must be letters, digits, '.', '_' and '-', at most 63, "
-            "beginning with a letter or digit, as in the deployment file"
-        )
-    if _OTHERS_FILES.fullmatch(owner):
-        raise CallerError(
-            f"name {owner!r}: {owner}.pem is, or may be, the file of something else here "
-            "(ca.pem, crl.pem, NAME-key.pem); choose another name"
-        )
+    _check_name(owner)
     shown = _general_name(called or owner)
     ca_key, ca = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -112,6 +103,19 @@ def issue(directory: Path, owner: str, *, days: int = 365, called: str | None = 
     return files
 
 
+def _check_name(owner: str) -> None:
+    if not _NAME.fullmatch(owner):
+        raise CallerError(
+            f"name {owner!r} must be letters, digits, '.', '_' and '-', at most 63, "
+            "beginning with a letter or digit, as in the deployment file"
+        )
+    if _OTHERS_FILES.fullmatch(owner):
+        raise CallerError(
+            f"name {owner!r}: {owner}.pem is, or may be, the file of something else here "
+            "(ca.pem, crl.pem, NAME-key.pem); choose another name"
+        )
+
+
 def _general_name(called: str) -> x509.GeneralName:
     try:
         if "://" in called:
@@ -126,8 +130,10 @@ def revoke(directory: Path, owner: str, *, replaced: bool = False) -> Path:
     as well; returns that file's path. The list is to be given to every agent and gateway, and made
     anew within a year. ``replaced``: those alone; the newest stays good.
 
-    Raises ConfigError without a usable CA, certificate or list.
+    Raises CallerError for a name that cannot be one: with the authority's own certificate on the
+    list nobody would be let in any more; ConfigError without a usable CA, certificate or list.
     """
+    _check_name(owner)
     _authority(directory)
     cert = files_of(directory, owner).cert
     older = _replaced(cert)

@@ -89,12 +89,13 @@ def test_an_authority_signs_beside_the_one_before_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ca", "CA", "crl", "ca-key", "east-key"])
-def test_no_name_takes_the_place_of_the_authority_or_of_a_key(name: str, tmp_path: Path) -> None:
+def test_no_name_is_the_authoritys_or_a_keys(name: str, tmp_path: Path) -> None:
     authority.create_authority(tmp_path)
     authority.issue(tmp_path, "east")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(CallerError, match="choose another name"):
-        authority.issue(tmp_path, name)
+    for act in (authority.issue, authority.revoke):
+        with pytest.raises(CallerError, match="choose another name"):
+            act(tmp_path, name)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
