@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prfaas.core.errors import EngineError
+from prfaas.core.handoff import MOST_REASON
 from prfaas.engine_socket.messages import (
     AbortExport,
     AgentMessage,
@@ -79,7 +80,7 @@ def event_of(connection: int, message: EngineMessage, prefixes: KeyedPrefixes) -
         case FinishExport(transfer_id):
             return ExportFinished(connection, transfer_id)
         case AbortExport(transfer_id, reason):
-            return ExportAborted(connection, transfer_id, reason)
+            return ExportAborted(connection, transfer_id, reason[:MOST_REASON])
         case OpenImport():
             return ImportOpened(
                 connection,

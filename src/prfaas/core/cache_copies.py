@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from prfaas.core.handoff import DeadlineS, TransferId
+from prfaas.core.handoff import DeadlineS, Priority, TransferId
 from prfaas.core.prefixes import Prefix
 
 MOST_COPY_BYTES = 4 * 1024 * 1024
@@ -27,7 +27,7 @@ class CopyCached(msgspec.Struct, frozen=True, kw_only=True):
     transfer_id: TransferId
     destination: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     deadline_s: DeadlineS
-    priority: Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)] = 0
+    priority: Priority = 0
 
 
 class AwaitCopy(msgspec.Struct, frozen=True, kw_only=True):

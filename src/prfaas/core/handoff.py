@@ -19,13 +19,21 @@ DeadlineS = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_DEADLINE_S)]
 PackedLayout = Annotated[str, msgspec.Meta(min_length=1, max_length=64 * 1024)]
 MOST_READERS = 32
 Readers = Annotated[
-    tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...],
+    tuple[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")], ...],
     msgspec.Meta(max_length=MOST_READERS),
 ]
 """Engines that may open a transfer. 32 names of 64 characters fit a frame of the KV link."""
-Reason = Annotated[str, msgspec.Meta(max_length=4096)]
+Agent = Annotated[str, msgspec.Meta(max_length=128)]
+Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
+"""A lower number goes first."""
+Fingerprint = Annotated[str, msgspec.Meta(max_length=128)]
+"""Of a KV layout."""
+MOST_REASON = 4096
+Reason = Annotated[str, msgspec.Meta(max_length=MOST_REASON)]
 """Why a hand-off failed; it goes into logs and journals."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Rank = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
 RequestId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:+/=@-]{1,128}\Z")]
 TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 Traceparent = Annotated[str, msgspec.Meta(pattern=TRACEPARENT.pattern)]
@@ -67,7 +75,7 @@ class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     to_token: Tokens
     readers: Readers
     deadline_s: DeadlineS = 300.0
-    priority: int = 0
+    priority: Priority = 0
     pool_tokens: Tokens = 0
     context: RequestContext | None = None
 

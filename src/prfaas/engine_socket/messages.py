@@ -21,15 +21,29 @@ when the engine closes its half (or dies), so no engine ever touches memory lent
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from prfaas.core.extents import Extent
-from prfaas.core.handoff import Readers, RequestContext
+from prfaas.core.handoff import (
+    Agent,
+    Bytes,
+    Fingerprint,
+    Priority,
+    Rank,
+    Readers,
+    RequestContext,
+    Tokens,
+    TransferId,
+)
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import PromptPrefix
 from prfaas.core.prompt_digest import PromptDigest
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
+MOST_PARTS = 1 << 14
+"""Slots, or extents, that one message names: layers are some hundreds."""
 PROTOCOL_VERSION = 4
 """4: exports and imports carry the prompt's digest, exports their readers; transfers are described,
 and cached prefixes loaded.
@@ -46,9 +60,9 @@ class Message(msgspec.Struct, frozen=True, tag=True, tag_field="type", forbid_un
 class RegisterEngine(Message, frozen=True):
     """First message of a connection. ``engine`` is its name in the deployment."""
 
-    engine: str
+    engine: Annotated[str, msgspec.Meta(max_length=128)]
     layout: KvLayout
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
     version: int = PROTOCOL_VERSION
 
 
@@ -61,7 +75,7 @@ class LeaseSlots(Message, frozen=True):
 class ReturnSlots(Message, frozen=True):
     """Leased slots that will not be filled."""
 
-    slots: tuple[int, ...]
+    slots: Annotated[tuple[int, ...], msgspec.Meta(max_length=MOST_PARTS)]
 
 
 class BeginExport(Message, frozen=True, omit_defaults=True):
@@ -73,36 +87,36 @@ class BeginExport(Message, frozen=True, omit_defaults=True):
     ``readers`` may open it, for a prompt of the same ``prompt_digest``.
     """
 
-    transfer_id: str
-    destination: str
-    from_token: int
-    to_token: int
-    total_bytes: int
+    transfer_id: TransferId
+    destination: Agent
+    from_token: Tokens
+    to_token: Tokens
+    total_bytes: Bytes
     deadline_s: float
     prompt_digest: PromptDigest
     readers: Readers
-    priority: int = 0
+    priority: Priority = 0
     context: RequestContext | None = None
 
 
 class ExportSlot(Message, frozen=True):
     """A filled slot; its extents lie in it and may cover any flat ranges of the transfer."""
 
-    transfer_id: str
+    transfer_id: TransferId
     slot: int
-    extents: tuple[Extent, ...]
+    extents: Annotated[tuple[Extent, ...], msgspec.Meta(max_length=MOST_PARTS)]
 
 
 class FinishExport(Message, frozen=True):
     """Every byte of the transfer has been handed over."""
 
-    transfer_id: str
+    transfer_id: TransferId
 
 
 class AbortExport(Message, frozen=True):
     """The transfer will not be completed (request aborted, boundary missed, ...)."""
 
-    transfer_id: str
+    transfer_id: TransferId
     reason: str
 
 
@@ -112,27 +126,27 @@ class OpenImport(Message, frozen=True):
     computed it. ``layout_fingerprint`` is that of the sender's rank, as whose bytes this
     rank reads them; None: its own."""
 
-    transfer_id: str
-    from_token: int
-    to_token: int
-    total_bytes: int
+    transfer_id: TransferId
+    from_token: Tokens
+    to_token: Tokens
+    total_bytes: Bytes
     prompt_digest: PromptDigest
-    part: int = 0
-    layout_fingerprint: str | None = None
+    part: Rank = 0
+    layout_fingerprint: Fingerprint | None = None
 
 
 class CloseImport(Message, frozen=True):
     """The rank has copied the bytes (or given up waiting for them)."""
 
-    transfer_id: str
-    part: int = 0
+    transfer_id: TransferId
+    part: Rank = 0
 
 
 class DescribeTransfer(Message, frozen=True):
     """What the transfer is of that this rank exports (said before its first slot) or has read (said
     before `CloseImport`): worth keeping as a cached prefix when it is over."""
 
-    transfer_id: str
+    transfer_id: TransferId
     prefix: PromptPrefix
 
 
@@ -147,7 +161,7 @@ class OpenLoad(Message, frozen=True):
     to_token: int
     block_tokens: int
     names: tuple[bytes, ...]
-    layout_fingerprint: str | None = None
+    layout_fingerprint: Fingerprint | None = None
 
 
 class CloseLoad(Message, frozen=True):

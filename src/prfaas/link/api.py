@@ -13,10 +13,18 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from prfaas.core.handoff import DeadlineS, Readers, RequestContext, Tokens, TransferId
+from prfaas.core.handoff import (
+    Bytes,
+    DeadlineS,
+    Fingerprint,
+    Priority,
+    Rank,
+    Readers,
+    RequestContext,
+    Tokens,
+    TransferId,
+)
 
-Rank = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 """Others' words: by what is below zero, or has no bound, nothing can be planned."""
 
@@ -34,7 +42,7 @@ class TransferOffer(msgspec.Struct, frozen=True):
     """Announces a transfer before its first byte. Bounds hold for what comes off the network."""
 
     key: TransferKey
-    layout_fingerprint: str
+    layout_fingerprint: Fingerprint
     """Of the sender's KV layout; a receiver with another refuses."""
     from_token: Tokens
     to_token: Tokens
@@ -42,7 +50,7 @@ class TransferOffer(msgspec.Struct, frozen=True):
     total_bytes: Bytes
     deadline_s: DeadlineS
     """Seconds from the offer on; after that both ends give the transfer up."""
-    priority: int = 0
+    priority: Priority = 0
     """A lower number goes first."""
     prompt_digest: Annotated[str, msgspec.Meta(max_length=64)] = ""
     """Of the prompt it was computed from (`core.prompt_digest`). An earlier release sends none, and

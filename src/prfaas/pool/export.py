@@ -16,6 +16,9 @@ from prfaas.pool.events import ExportBegun, SlotFilled
 from prfaas.pool.lifecycle import ExportState
 from prfaas.pool.records import Sent
 
+MOST_RANGES = 1 << 14
+"""That one export may have handed over, and is handing over: layers are some hundreds."""
+
 
 @dataclass(eq=False, slots=True)
 class Export:
@@ -44,8 +47,11 @@ class Export:
 
     def take_new(self, extents: Sequence[Extent]) -> tuple[Extent, ...]:
         """Record extents as handed over; returns the parts that were not before: what an engine
-        hands over twice is sent once. Raises EngineError beyond the transfer's end."""
+        hands over twice is sent once. Raises EngineError beyond the transfer's end, and where what
+        was handed over has too many gaps."""
         total = self.offer.total_bytes
+        if len(self.handed) + len(extents) > MOST_RANGES:
+            raise EngineError(f"transfer {self.key.transfer_id} comes in too many pieces")
         for extent in extents:
             if extent.flat_offset + extent.length > total:
                 raise EngineError(f"transfer {self.key.transfer_id} ends at {total}")
@@ -63,6 +69,8 @@ def malformed(event: ExportBegun, longest_deadline_s: float = LONGEST_DEADLINE_S
         return "a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -"
     if event.total_bytes <= 0:
         return "there is nothing to transfer"
+    if not 0 <= event.from_token <= event.to_token:
+        return f"tokens [{event.from_token}, {event.to_token}) are none"
     if not 0 < event.deadline_s <= longest_deadline_s:
         return f"deadline_s {event.deadline_s} is not in (0, {longest_deadline_s:g}]"
     if not PROMPT_DIGEST.match(event.prompt_digest):

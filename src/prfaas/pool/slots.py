@@ -118,7 +118,7 @@ class Slots:
             if not known or self._holder[slot] != connection:
                 raise EngineError(f"slot {slot} is not leased to this connection")
         if len(set(slots)) != len(slots):
-            raise EngineError(f"a slot is named twice in {slots}")
+            raise EngineError("a slot is named twice")
 
     def take_back(self, connection: int, slots: Iterable[int]) -> None:
         """Leased slots come back unused."""

@@ -8,7 +8,9 @@ import pytest
 from prfaas.agent.engine_messages import event_of, message_of
 from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent
+from prfaas.core.handoff import MOST_REASON, RequestContext
 from prfaas.core.prefixes import chain, root_digest, stretch
+from prfaas.engine_socket.framing import decode_from_engine, encode
 from prfaas.engine_socket.messages import (
     AbortExport,
     BeginExport,
@@ -28,7 +30,9 @@ from prfaas.engine_socket.messages import (
     SlotsLeased,
 )
 from prfaas.index.keyed_prefixes import KeyedPrefixes
-from prfaas.pool.effects import AnswerImport, FailImport, GrantSlots, StopExport
+from prfaas.link.api import TransferOffer
+from prfaas.link.protocol.frames import HEADER_BYTES, Kind, control, decode
+from prfaas.pool.effects import AnswerImport, FailImport, GrantSlots, StartSend, StopExport
 from prfaas.pool.events import (
     AnyEvent,
     ExportAborted,
@@ -43,6 +47,7 @@ from prfaas.pool.events import (
     TransferDescribed,
 )
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST, mock_layout
+from prfaas.testing.pool_kit import PoolRig
 
 EXTENTS = (Extent(1, 2, 3),)
 KEYED = KeyedPrefixes(b"key")
@@ -98,3 +103,49 @@ def test_messages() -> None:
     assert message_of(StopExport(7, "x", "why")) == ExportStopped("x", "why")
     assert message_of(AnswerImport(7, "x", EXTENTS)) == ImportReady("x", EXTENTS)
     assert message_of(FailImport(7, "x", "why")) == ImportFailed("x", "why")
+
+
+WORST = BeginExport(
+    "t" * 64, "w" * 128, 0, 1 << 32, (1 << 63) - 1, 60.0, MOCK_DIGEST, ("e" * 64,) * 32, -(1 << 31),
+    RequestContext("r" * 128, 1 << 16, f"00-{'a' * 32}-{'b' * 16}-01"),
+)  # fmt: skip
+
+
+def test_what_an_engine_may_export_its_receiver_may_be_offered() -> None:
+    """Or every offer of it would end a connection that others' transfers go over."""
+    said = decode_from_engine(encode(WORST)[4:])
+    (start,) = PoolRig().say(event_of(1, said, KEYED))
+    assert isinstance(start, StartSend)
+    assert decode(control(Kind.OFFER, start.offer)[HEADER_BYTES:], TransferOffer) == start.offer
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"transfer_id": "t" * 65},
+        {"transfer_id": "a/b"},
+        {"destination": "w" * 129},
+        {"from_token": -1},
+        {"to_token": (1 << 32) + 1},
+        {"total_bytes": 1 << 63},
+        {"readers": ["e" * 65]},
+        {"readers": ["\U0001f600" * 64] * 32},
+        {"priority": 1 << 31},
+    ],
+)
+def test_what_nobody_can_be_offered_is_no_export(other: dict[str, object]) -> None:
+    said = msgspec.to_builtins(WORST) | other
+    with pytest.raises(EngineError, match="cannot be read"):
+        decode_from_engine(msgspec.msgpack.encode(said))
+
+
+def test_tokens_that_are_none_are_not_exported() -> None:
+    event = event_of(1, msgspec.structs.replace(WORST, from_token=17, to_token=16), KEYED)
+    (stop,) = PoolRig().say(event)
+    assert stop == StopExport(1, "t" * 64, "tokens [17, 16) are none")
+
+
+def test_of_a_reason_so_much_is_kept_as_others_read() -> None:
+    event = event_of(7, AbortExport("x", "why " * 100_000), KEYED)
+    assert isinstance(event, ExportAborted)
+    assert len(event.reason) == MOST_REASON

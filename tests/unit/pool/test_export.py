@@ -6,8 +6,11 @@ import pytest
 
 from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent
+from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.events import ExportBegun, SlotFilled
-from prfaas.pool.export import checked_extents, malformed
+from prfaas.pool.export import MOST_RANGES, Export, checked_extents, malformed
+from prfaas.pool.lifecycle import ExportState
+from prfaas.pool.records import Sent
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST
 
 
@@ -28,3 +31,16 @@ def test_a_deadline_is_a_time_to_come(deadline_s: float) -> None:
     assert reason is not None
     assert reason.startswith("deadline_s")
     assert malformed(ExportBegun(1, "x", "west", 0, 16, 5, 1.0, MOCK_DIGEST, ("b",))) is None
+
+
+def test_what_is_handed_over_has_not_gaps_without_end() -> None:
+    """Each piece that comes before others costs as much as there are."""
+    size = 1 << 20
+    offer = TransferOffer(TransferKey("x", 0, 1), "layout", 0, 16, size, 60.0)
+    export = Export(1, offer, "west", False, 60.0, Sent(offer.key, size, ExportState.SENDING))
+    pieces = [Extent(2 * at, 0, 1) for at in range(MOST_RANGES)]
+    for start in range(0, MOST_RANGES, 1024):
+        assert len(export.take_new(pieces[start : start + 1024])) == 1024
+    with pytest.raises(EngineError, match="too many pieces"):
+        export.take_new([Extent(size - 1, 0, 1)])
+    assert export.handed.total == MOST_RANGES

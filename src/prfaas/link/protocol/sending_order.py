@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from prfaas.link.protocol.sending_records import Chunk, SendingTransfer
 
+_MOST_LEVELS = 64
+"""Of priorities, those that were served last: whoever sends chooses its own."""
+
 
 class SendingOrder:
     """Transfers with bytes to send; a chunk is cut when it is asked for."""
@@ -49,7 +52,10 @@ class SendingOrder:
         )
         again = bool(transfer.returned)
         chunk = transfer.returned.popleft() if again else _cut(transfer, chunk_bytes)
+        self._level.pop(transfer.offer.priority, None)
         self._level[transfer.offer.priority] = transfer.served_bytes
+        if len(self._level) > _MOST_LEVELS:
+            del self._level[next(iter(self._level))]
         transfer.served_bytes += len(chunk.view)
         transfer.unsent_bytes -= len(chunk.view)
         if not transfer.unsent_bytes:

@@ -41,3 +41,11 @@ def test_who_had_nothing_to_send_for_a_moment_is_not_starved_by_a_newcomer() -> 
     taken(end, 1)
     end.add(old, 10_000, memoryview(bytes(1000)), quiet)
     assert sorted(taken(end, 6)) == ["new"] * 3 + ["old"] * 3
+
+
+def test_what_is_remembered_of_priorities_does_not_grow_with_them() -> None:
+    end = SendingEnd()
+    for number in range(500):
+        accepted(end, f"t{number}", 100, priority=number)
+    taken(end, 500)
+    assert len(end._order._level) <= 64
