@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 
@@ -13,6 +14,7 @@ from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.gateway.api_errors import (
     ApiError,
     EngineFailed,
+    RequestRefused,
     ServiceUnavailable,
     TooManyRequests,
 )
@@ -193,6 +195,16 @@ class Renderer:
             now = asyncio.get_running_loop().time()
             found.sort(key=lambda name: self._slow_until.get(name, 0.0) > now)
         return found
+
+
+@contextmanager
+def refusing_odd_token_ids() -> Iterator[None]:
+    """Raises RequestRefused where a prompt's token ids are looked at and one is no token's: engines
+    that tokenise pass on the ids that a client has sent."""
+    try:
+        yield
+    except OverflowError as error:
+        raise RequestRefused(400, f"the prompt is none: {error}", param="prompt") from error
 
 
 def short_prompt(body: RequestBody, block_tokens: int) -> Prompt | None:

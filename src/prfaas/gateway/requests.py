@@ -35,7 +35,7 @@ from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
-from prfaas.gateway.prompts import Prompt, Renderer, short_prompt
+from prfaas.gateway.prompts import Prompt, Renderer, refusing_odd_token_ids, short_prompt
 from prfaas.gateway.pulls import PromptToPull
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Tenant, Use
@@ -219,10 +219,10 @@ class RequestFlow:
             return
         try:  # Last: what is refused has used none of them.
             exchange.use.take_tokens(*exchange.tokens())
+            matches = self._match(prompt, exchange.body.cache_salt, adapter)
         except ApiError as error:
             exchange.fail(error)
             return
-        matches = self._match(prompt, exchange.body.cache_salt, adapter)
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
         exchange.on_end = partial(self.elsewhere.ended, exchange, matches.agents, adapter)
         exchange.facts.pulls, exchange.facts.at_agent = matches.pulls, matches.at_agent
@@ -303,6 +303,7 @@ class RequestFlow:
         adapter = await self._models.adapter(body.model)
         return prompt.token_ids, adapter, self._match(prompt, body.cache_salt, adapter)
 
+    @refusing_odd_token_ids()
     def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:
         token_ids = prompt.token_ids
         if token_ids is None:

@@ -255,6 +255,29 @@ async def test_models_and_tokenize_come_from_an_engine() -> None:
             assert (await response.json())["tokens"] == [97, 98]
 
 
+async def test_ids_that_are_no_tokens_are_refused() -> None:
+    """Engines pass them on when they tokenise; where anything is cached they are looked at."""
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        mock.gateway.feed("d2").follower.index.stored(
+            BlocksStored(
+                group=0,
+                kind="full_attention",
+                block_tokens=BLOCK_TOKENS,
+                hashes=[1],
+                parent=None,
+                token_ids=[1] * BLOCK_TOKENS,
+            )
+        )
+        for token in (1 << 32, 10**400):
+            async with client.post(COMPLETIONS, json={"prompt": [token] * 100}) as answer:
+                assert answer.status == 400
+                assert (await answer.json())["error"]["param"] == "prompt"
+            async with client.post("/cache/query", json={"prompt": [token] * 100}) as answer:
+                assert answer.status == 400
+
+
 async def test_only_what_the_decode_engine_lacks_is_sent() -> None:
     mock = MockDeployment()
     ids = list(LONG.encode())
