@@ -91,7 +91,7 @@ class LiveGateway(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, msgspec.Meta(max_length=24)]
     name: Name
-    silent_s: float = 0.0
+    silent_s: Amount = 0.0
     decided: Decided | None = None
 
 

@@ -44,6 +44,8 @@ PAIRING_DIGITS = 16
 
 GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
 MOST_RANKS = 1024
+Dimension = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Of a tensor; what is wider has no place in MessagePack."""
 
 
 class LayerLayout(Strict, frozen=True):
@@ -57,8 +59,8 @@ class LayerLayout(Strict, frozen=True):
     index: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
     page_bytes: ByteCount
     dtype: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...] = ()
+    shape: tuple[Dimension, ...]
+    strides: tuple[Dimension, ...] = ()
     interior: str = ""
     pieces: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=64)] = ()
 

@@ -29,7 +29,7 @@ from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.kv_events.wire import Frame, FrameReader, Stopped
-from prfaas.link.api import LinkState, LinkStates
+from prfaas.link.api import Count, LinkState, LinkStates, Number, TransferBytes
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class SentTransfer(msgspec.Struct, frozen=True):
     """The sending side. ``bytes_acknowledged_at_export_end``: what the receiver had stored when
     prefill ended, that is, what the transfer hid behind prefill."""
 
-    bytes_acknowledged_at_export_end: int | None = None
+    bytes_acknowledged_at_export_end: TransferBytes | None = None
 
 
 class TransferStatus(msgspec.Struct, frozen=True):
@@ -69,11 +69,11 @@ class TransferStatus(msgspec.Struct, frozen=True):
 
     state: Literal["unknown", "receiving", "complete", "failed"]
     reason: Reason | None = None
-    bytes_total: Bytes | None = None
-    bytes_stored: Bytes | None = None
-    first_byte_at: float | None = None
+    bytes_total: TransferBytes | None = None
+    bytes_stored: TransferBytes | None = None
+    first_byte_at: Number | None = None
     sent: SentTransfer | None = None
-    reads: int | None = None
+    reads: Count | None = None
     """By how many ranks each part was read; agents of a release before do not say."""
 
 
@@ -88,17 +88,17 @@ class MemoryCounts(msgspec.Struct, frozen=True):
 class DiskSizes(msgspec.Struct, frozen=True):
     """How full a cache's tier on disk is."""
 
-    size_bytes: int
-    used_bytes: int
+    size_bytes: Bytes
+    used_bytes: Bytes
 
 
 class CacheSizes(msgspec.Struct, frozen=True):
     """How full an agent's cache is; agents of an earlier release pin nothing, and have no disk."""
 
-    size_bytes: int
-    used_bytes: int
-    pinned_bytes: int = 0
-    most_pinned_bytes: int = 0
+    size_bytes: Bytes
+    used_bytes: Bytes
+    pinned_bytes: Bytes = 0
+    most_pinned_bytes: Bytes = 0
     disk: DiskSizes = DiskSizes(0, 0)
 
 

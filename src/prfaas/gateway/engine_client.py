@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.health_probe import HealthProbe, Sickness
 from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.json_fields import MOST_NUMBER
 from prfaas.gateway.kv_memory import blocks_of
 from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.upstream_errors import (
@@ -46,7 +47,7 @@ _LONG = Timeouts(None)
 class Sampling(msgspec.Struct, frozen=True):
     """What of the sampling parameters the gateway must know."""
 
-    max_tokens: int | None = 16
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBER)] | None = 16
     """vLLM leaves out what is as by its own default, which is this."""
     skip_reading_prefix_cache: bool | None = None
 

@@ -104,7 +104,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         """Share of the KV bytes that crossed while prefill still ran, 0..1."""
         if self.kv_bytes_hidden is None or not self.kv_bytes:
             return None
-        return self.kv_bytes_hidden / self.kv_bytes
+        return min(1.0, self.kv_bytes_hidden / self.kv_bytes)
 
     def note_attempt(
         self, command: StartPrefill | StartDecode, decode_cluster: Iterable[str], elapsed_s: float

@@ -171,6 +171,8 @@ def link_event(source: str, target: str, states: Sequence[LinkState]) -> LinkSta
     if congestion >= _SATURATED and any(state.queued_bytes > 0 for state in up):
         carried = max(goodput, _LEAST_BYTES_PER_S)
         rate = min(rate or carried, carried)
+    if rate:
+        rate = max(rate, _LEAST_BYTES_PER_S)
     utilisation = max(state.utilisation for state in up)
     if limit and len(up) > 1:
         utilisation = min(1.0, goodput / limit)

@@ -286,7 +286,7 @@ class GatewayMetrics:
             if start is not None and end is not None:
                 self.stage.observe((stage, route), max(0.0, end - start))
         self.kv_bytes.add((route,), facts.kv_bytes)
-        self.kv_bytes_hidden.add((route,), facts.kv_bytes_hidden or 0)
+        self.kv_bytes_hidden.add((route,), min(facts.kv_bytes_hidden or 0, facts.kv_bytes))
         self.tenant_requests.add((tenant, facts.outcome))
         self.tenant_tokens.add((tenant, "prompt"), facts.total_tokens or facts.about_tokens or 0)
         self.tenant_tokens.add((tenant, "answer"), facts.answer_tokens or 0)

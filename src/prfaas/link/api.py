@@ -25,6 +25,9 @@ from prfaas.core.handoff import (
     TransferId,
 )
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+TransferBytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 46)]
+"""No arena is larger. What was handed over is summed for as long as a gateway lives."""
 Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 """Others' words: by what is below zero, or has no bound, nothing can be planned."""
 
@@ -119,7 +122,7 @@ class LinkState(msgspec.Struct, frozen=True):
 
     peer: str
     """The agent at the other end."""
-    at_s: float
+    at_s: Number
     """When, in seconds since 1970."""
     connections: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
     """Open now; 0: the link is down."""
@@ -133,15 +136,15 @@ class LinkState(msgspec.Struct, frozen=True):
     """Median over the connections."""
     min_rtt_s: Number
     """The least of the last minute."""
-    retransmits: int
+    retransmits: Count
     """TCP segments sent again since the start."""
-    queued_bytes: int
+    queued_bytes: Bytes
     """Accepted by the peer, and not yet given to a connection."""
     congestion: Number
     """Smoothed 0..1: 0 clear, 1 saturated with queues building. Rises before queues build."""
-    acknowledged_bytes_total: int
+    acknowledged_bytes_total: Bytes
     """Since the start, each byte once."""
-    resent_bytes_total: int
+    resent_bytes_total: Bytes
     """Since the start: payload that was given to a connection again."""
 
 

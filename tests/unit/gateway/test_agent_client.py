@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +14,7 @@ from prfaas.core.errors import LinkError
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.versions import AGENT_API_HEADER
 from prfaas.gateway import agent_client
-from prfaas.gateway.agent_client import AgentClient, TransferStatus, read_answer
+from prfaas.gateway.agent_client import AgentClient, CacheSizes, TransferStatus, read_answer
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_deployment import mock_layout
@@ -165,3 +167,37 @@ async def test_nonsense_and_silence_are_errors_of_the_agent() -> None:
     with pytest.raises(LinkError, match="agent a: cannot connect"):
         await client.engines()
     await http.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"state": "complete", "first_byte_at": -1e308},
+        {"state": "complete", "first_byte_at": 1e308},
+        {"state": "complete", "bytes_total": 1 << 62},
+        {"state": "complete", "bytes_total": 10**400},
+        {"state": "complete", "sent": {"bytes_acknowledged_at_export_end": -1}},
+        {"state": "complete", "sent": {"bytes_acknowledged_at_export_end": 10**400}},
+        {"state": "complete", "reads": 10**400},
+    ],
+)
+def test_numbers_with_which_nothing_can_be_reckoned_are_no_answer(said: dict[str, Any]) -> None:
+    """They would be in metrics for good, or end the trace of a request."""
+    with pytest.raises(LinkError, match="unreadable answer"):
+        read_answer("a", json.dumps(said).encode(), TransferStatus)
+
+
+def test_sizes_of_an_agents_cache_are_such() -> None:
+    for size in (-1, 10**400):
+        said = json.dumps({"size_bytes": size, "used_bytes": 0}).encode()
+        with pytest.raises(LinkError, match="unreadable answer"):
+            read_answer("a", said, CacheSizes)
+
+
+def test_shapes_that_no_tensor_has_are_no_layout() -> None:
+    """A layout is told to engines as MessagePack, which has no such numbers."""
+    said = msgspec.to_builtins(mock_layout())
+    said["groups"][0]["layers"][0]["shape"] = [1 << 64]
+    ranks = {"engines": [{"engine": "e", "pid": 1, "layout": said}]}
+    with pytest.raises(LinkError, match="unreadable answer"):
+        read_answer("a", json.dumps(ranks).encode(), agent_client._Engines)

@@ -72,6 +72,18 @@ async def test_rendering() -> None:
             await client.render(BODY, {})
 
 
+@pytest.mark.parametrize("length", [-1, 1 << 63, 10**400])
+async def test_a_length_that_no_answer_has_is_the_engines_fault(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = {"max_tokens": length}
+    said = [{"token_ids": [97], "sampling_params": sampling, "stream": False}]
+    async with engine_and_client() as (_, client):
+        monkeypatch.setattr(mock_engine, "_rendered", lambda *_: said[0])
+        with pytest.raises(EngineError, match="unreadable render answer"):
+            await client.render(BODY, {})
+
+
 async def test_an_engine_without_the_scale_out_endpoints_is_not_locked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

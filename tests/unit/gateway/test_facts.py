@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.facts import RequestFacts
+from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.policies.api import Route
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 
@@ -76,3 +77,14 @@ def test_who_has_begun_to_get_an_answer_was_not_refused() -> None:
         assert found.refused is refused, outcome
     found.outcome, found.first_token_s = "service_unavailable_error", 1.0
     assert not found.refused, "the gateway ended in the middle of it"
+
+
+def test_no_more_is_hidden_than_was_handed_over() -> None:
+    """Both are told by agents, one by each end."""
+    found = facts()
+    found.note_transfer(TransferStatus("complete", bytes_total=200), 2.0)
+    found.kv_bytes_hidden = 1000
+    assert found.hidden_share == 1.0
+    metrics = GatewayMetrics()
+    metrics.observe_request(found)
+    assert metrics.kv_bytes_hidden.values == {("none",): 200}

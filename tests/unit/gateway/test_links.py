@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+
+import msgspec
+import pytest
 
 from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import LinkError
+from prfaas.gateway.agent_client import read_answer
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.links import LineStates, link_event, watch_links
-from prfaas.link.api import LinkState
+from prfaas.link.api import LinkState, LinkStates
 from prfaas.scheduler.events import LinkStateChanged
 from prfaas.testing.mock_deployment import MockDeployment, clear_line, until
 
@@ -119,3 +125,16 @@ def test_an_idle_line_says_nothing_of_what_it_carries() -> None:
 def test_a_line_that_stands_still_is_tried_again() -> None:
     still = state(congestion=0.9, goodput_bytes_per_s=1e-22, limit_bytes_per_s=50e6, queued_bytes=9)
     assert link_event("east", "west", [still]).rate_bytes_per_s == 1000
+
+
+@pytest.mark.parametrize("field", ["retransmits", "queued_bytes", "acknowledged_bytes_total"])
+@pytest.mark.parametrize("value", [-1, 10**400])
+def test_counts_of_links_are_such(field: str, value: int) -> None:
+    said = {**msgspec.to_builtins(state()), field: value}
+    with pytest.raises(LinkError, match="unreadable answer"):
+        read_answer("a", json.dumps({"links": [said]}).encode(), LinkStates)
+
+
+def test_no_line_is_slower_than_one_that_stands_still() -> None:
+    """A rise is believed little by little: from next to nothing it would never come back."""
+    assert link_event("a", "b", [state(limit_bytes_per_s=1e-300)]).rate_bytes_per_s == 1e3
