@@ -17,11 +17,16 @@ from collections.abc import Sequence
 
 import msgspec
 
+from prfaas.core.handoff import Tokens
+
 DIGEST_BYTES = 16
 KEY_BYTES = 16
 TOKEN_BYTES = 4
 MOST_TOKENS = 512 * 1024
 """Of a stretch: with its digests it fits a frame of the engine's socket. None longer is kept."""
+MOST_BLOCK_TOKENS = 1 << 16
+"""Engines' blocks have some thousands at most. A size costs 16 bytes a token (`index.keys`), and
+the time that it takes to make them."""
 
 
 class _Blocks(msgspec.Struct, frozen=True):
@@ -29,7 +34,7 @@ class _Blocks(msgspec.Struct, frozen=True):
     ``digests``: the names after each of the blocks."""
 
     block_tokens: int
-    from_token: int
+    from_token: Tokens
     parent: bytes
     digests: tuple[bytes, ...]
 
@@ -43,10 +48,14 @@ class _Blocks(msgspec.Struct, frozen=True):
         size, count = self.block_tokens, len(self.digests)
         if size <= 0 or self.from_token < 0 or self.from_token % size or not count:
             return "a cached prefix has whole blocks"
+        if size > MOST_BLOCK_TOKENS:
+            return f"a cached prefix has blocks of at most {MOST_BLOCK_TOKENS} tokens"
         if count * size > MOST_TOKENS:
             return f"a cached prefix has at most {MOST_TOKENS} tokens"
         if any(len(digest) != DIGEST_BYTES for digest in (self.parent, *self.digests)):
             return f"names of prefixes have {DIGEST_BYTES} bytes"
+        if len(set(self.digests)) != count:
+            return "a cached prefix has a name of its own after each block"
         return None
 
 
@@ -133,7 +142,9 @@ def stretch(
     adapter: str | None,
 ) -> PromptPrefix | None:
     """Blocks [from_token, to_token) of a prompt with the chain ``names``; None where that is no
-    whole block, or does not begin with one, or is too long."""
+    whole block, or does not begin with one, or is too long, or its blocks are."""
+    if block_tokens > MOST_BLOCK_TOKENS:
+        return None
     first, end = from_token // block_tokens, min(to_token // block_tokens, len(names))
     if from_token % block_tokens or first >= end or (end - first) * block_tokens > MOST_TOKENS:
         return None

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import msgspec
 
+from prfaas.core.prefixes import MOST_BLOCK_TOKENS
 from prfaas.index.words import BlockHash
 
 GroupIndex = Annotated[int, msgspec.Meta(ge=0, lt=128)]
 """vLLM's models have some tens of KV groups. Each costs every set of holders a bit an engine."""
-BlockTokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
-"""vLLM's are some thousands at most. A size costs 16 bytes a token (`keys`)."""
+BlockTokens = Annotated[int, msgspec.Meta(ge=1, le=MOST_BLOCK_TOKENS)]
 WindowTokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 Kind = Annotated[str, msgspec.Meta(max_length=256)]
 

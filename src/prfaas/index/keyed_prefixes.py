@@ -103,6 +103,8 @@ def keys_of_prompt(
 ) -> Keys:
     """Of all whole blocks of a prompt."""
     count = len(prompt) // block_tokens
+    if not count:
+        return Keys(np.empty(0, np.uint64), np.empty(0, np.uint64))
     tokens = prompt.first(count * block_tokens)
     extras = _extras(salt, adapter, 0, count)
     return hasher.extend(hasher.root(block_tokens), tokens, block_tokens, extras)

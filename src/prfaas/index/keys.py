@@ -185,8 +185,10 @@ class PromptKeys:
 
     def chunks(self, hasher: BlockHasher, block_tokens: int) -> Iterator[Keys]:
         """Keys of the whole blocks before the last token, first to last, a few at first."""
-        place, count = hasher.root(block_tokens), _FIRST_CHUNK
         blocks = max(0, len(self._tokens) - 1) // block_tokens
+        if not blocks:
+            return  # Nor is anything made for a size that somebody has told of.
+        place, count = hasher.root(block_tokens), _FIRST_CHUNK
         while place.depth < blocks:
             end = min(blocks, place.depth + count)
             tokens = self._tokens.first(end * block_tokens)[place.depth * block_tokens :]

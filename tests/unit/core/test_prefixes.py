@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from prfaas.core.prefixes import (
+    MOST_BLOCK_TOKENS,
     Prefix,
     PromptPrefix,
     chain,
@@ -63,6 +64,23 @@ def test_a_stretch_is_of_whole_blocks() -> None:
         assert nothing is None
 
 
+def test_what_has_blocks_that_are_too_long_is_no_stretch() -> None:
+    tokens = [7] * (MOST_BLOCK_TOKENS + 1)
+    root = root_digest("w", adapter=None, salt=None)
+
+    def of(size: int) -> PromptPrefix | None:
+        names = chain(root, tokens, size)
+        return stretch(
+            names, root, tokens, block_tokens=size, from_token=0, to_token=len(tokens),
+            salt=None, adapter=None,
+        )  # fmt: skip
+
+    whole = of(MOST_BLOCK_TOKENS)
+    assert whole is not None
+    assert whole.fault() is None
+    assert of(MOST_BLOCK_TOKENS + 1) is None
+
+
 SOUND = PromptPrefix(16, 0, bytes(16), (bytes(16),), pack_tokens(range(16)))
 
 
@@ -75,7 +93,9 @@ SOUND = PromptPrefix(16, 0, bytes(16), (bytes(16),), pack_tokens(range(16)))
         ({"tokens": b"1234"}, "each of its tokens"),
         ({"parent": b"short"}, "16 bytes"),
         ({"digests": (b"short",)}, "16 bytes"),
-        ({"block_tokens": 1 << 20}, "at most"),
+        ({"block_tokens": 1 << 20}, "blocks of at most"),
+        ({"digests": (bytes(16),) * ((1 << 19) // 16 + 1)}, "at most"),
+        ({"digests": (bytes(16), bytes(16))}, "a name of its own"),
     ],
 )
 def test_what_is_wrong_is_said(change: dict[str, object], fault: str) -> None:

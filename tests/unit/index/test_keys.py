@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.index.keys import BlockHasher, Place, PromptKeys, encode_extra
+from prfaas.index.keyed_prefixes import keys_of_prompt
+from prfaas.index.keys import BlockHasher, KnownTokens, Place, PromptKeys, encode_extra
 
 tokens = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40)
 HASHER = BlockHasher(b"seed")
@@ -102,3 +103,12 @@ def test_an_adapter_is_in_every_block_a_salt_in_the_first() -> None:
 def test_ids_that_are_no_tokens_are_refused() -> None:
     with pytest.raises(OverflowError):
         PromptKeys([-1])
+
+
+def test_for_a_prompt_of_no_whole_block_nothing_is_made() -> None:
+    hasher = BlockHasher(b"seed")
+    assert list(PromptKeys([1] * 16).chunks(hasher, 16)) == []
+    made = keys_of_prompt(hasher, KnownTokens([1] * 15), 16, salt="s", adapter="a")
+    assert not len(made.low)
+    assert not len(made.high)
+    assert not hasher._factors

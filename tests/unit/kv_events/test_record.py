@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from prfaas.core.errors import EngineError
+from prfaas.core.prefixes import MOST_BLOCK_TOKENS
 from prfaas.gateway.carried_events import KeyedFollower
 from prfaas.index.cache_events import BlocksGone, BlocksKeyed, BlocksStored
 from prfaas.index.keyed_blocks import key_id
@@ -280,7 +281,7 @@ KEYED = {"type": "keyed", "group": 0, "kind": "full_attention", "block_tokens": 
         {"keys": bytes(16)},
         {"keys": bytes(64)},
         {"block_tokens": 0},
-        {"block_tokens": (1 << 20) + 1},
+        {"block_tokens": MOST_BLOCK_TOKENS + 1},
         {"window_tokens": 1 << 63},
         {"kind": "x" * 257},
         {"type": "gone", "names": b"1234567"},
@@ -301,7 +302,7 @@ def test_events_that_make_no_sense_are_errors(other: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {"block_size": (1 << 20) + 1},
+        {"block_size": MOST_BLOCK_TOKENS + 1},
         {"block_size": 1 << 40},
         {"kv_cache_spec_sliding_window": 1 << 63},
         {"kv_cache_spec_kind": "x" * 257},

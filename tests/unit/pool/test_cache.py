@@ -176,6 +176,23 @@ def test_a_description_that_cannot_be_is_refused() -> None:
             rig.say(TransferDescribed(2, "x", wrong))
 
 
+def test_names_that_come_again_are_no_prefix() -> None:
+    """Each would be looked up as often, and what it stands for evicted as often."""
+    rig = Rig()
+    rig.receive("x", prompt(1, 1))
+    key = rig.accepted("y", SLOT)
+    rig.say(RangeStored(key, 0, SLOT))
+    rig.say(TransferReceived(key))
+    rig.open("y", SLOT)
+    (name,) = rig.prefix(prompt(1, 1)).digests
+    wrong = Prefix(BLOCK, 0, ROOT, (name, name, bytes(16)))
+    with pytest.raises(EngineError, match="a name of its own"):
+        rig.say(TransferDescribed(2, "y", wrong))
+    rig.say(TransferCancelled("y"))
+    rig.pool.check_integrity()
+    assert rig.cached() == ["x"]
+
+
 def test_a_longer_prompt_is_put_together_from_its_turns() -> None:
     rig = Rig()
     tokens = prompt(1, 3)
