@@ -3,15 +3,18 @@ token and no salt."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from prfaas.core.handoff import Epoch, Fingerprint, Number, Rank, Tokens, TransferId
 from prfaas.core.prefixes import Prefix
 
 
 class KeyedWith(msgspec.Struct, frozen=True, tag="keyed_with"):
     """Comes first: which key made the names and keys (`index.keyed_blocks.key_id`)."""
 
-    key_id: str
+    key_id: Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):
@@ -19,22 +22,22 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
     are; ``stands_at``: the token from which an engine can go on, a block's end; None: from every
     block's end."""
 
-    transfer_id: str
-    rank: int
-    epoch: int
-    layout: str
+    transfer_id: TransferId
+    rank: Rank
+    epoch: Epoch
+    layout: Fingerprint
     prefix: Prefix
-    stands_at: int | None = None
-    tier: str = "memory"
+    stands_at: Tokens | None = None
+    tier: Annotated[str, msgspec.Meta(max_length=16)] = "memory"
     """Where it lies: ``memory`` or ``disk``. What moves is told again."""
 
 
 class Evicted(msgspec.Struct, frozen=True, tag="evicted"):
     """It is there no more."""
 
-    transfer_id: str
-    rank: int
-    epoch: int
+    transfer_id: TransferId
+    rank: Rank
+    epoch: Epoch
 
 
 class Whole(msgspec.Struct, frozen=True, tag="whole"):
@@ -45,7 +48,7 @@ class Alive(msgspec.Struct, frozen=True, tag="alive", omit_defaults=True):
     """Nothing has happened for a while, or its disk was measured. ``disk_bytes_per_s``: what it
     reads from there, alone with it; None: not known."""
 
-    disk_bytes_per_s: float | None = None
+    disk_bytes_per_s: Number | None = None
 
 
 CacheNews = KeyedWith | Stored | Evicted | Whole | Alive

@@ -33,6 +33,9 @@ Reason = Annotated[str, msgspec.Meta(max_length=MOST_REASON)]
 """Why a hand-off failed; it goes into logs and journals."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+"""Others' words: by what is below zero, or has no bound, nothing can be planned."""
 Rank = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
 RequestId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:+/=@-]{1,128}\Z")]
 TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")

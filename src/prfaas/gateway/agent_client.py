@@ -21,7 +21,7 @@ from prfaas.core.errors import (
     nobody_listens,
 )
 from prfaas.core.gateway_sessions import Renewal, Standing
-from prfaas.core.handoff import Bytes, Reason
+from prfaas.core.handoff import Bytes, Number, Reason
 from prfaas.core.layout import KvLayout
 from prfaas.core.once_a_second import OnceASecond
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
@@ -29,7 +29,7 @@ from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.kv_events.wire import Frame, FrameReader, Stopped
-from prfaas.link.api import Count, LinkState, LinkStates, Number, TransferBytes
+from prfaas.link.api import Count, LinkState, LinkStates, TransferBytes
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from prfaas.core.cache_news import Stored
+from prfaas.core.prefixes import Prefix
 from prfaas.gateway.part_ends import Part, PartEnds
 from prfaas.index.cache_events import BlocksKeyed, BlocksStored
 from prfaas.index.engine_index import EngineIndex
@@ -132,18 +133,21 @@ class Holding:
         return self._memory is not None
 
     def stored(self, news: Stored) -> None:
-        """Harmless where it is known."""
+        """Harmless where it is known. What was told otherwise before is there no more."""
         if news.prefix.fault() is not None:
             return
         part = part_of(news)
-        before, self._parts[part] = self._parts.get(part), news
-        self.blocks += len(news.prefix.digests)
-        if before is not None:
-            self.blocks -= len(before.prefix.digests)
+        before = self._parts.get(part)
+        if before is not None and _is_of(before) != _is_of(news):
+            self.evicted(part)
+            before = None
+        self._parts[part] = news
+        if before is None:
+            self.blocks += len(news.prefix.digests)
+            self._anywhere.add(news)
+        else:
             self._ends.remove(part, before)
         self._ends.add(part, news)
-        if before is None:
-            self._anywhere.add(news)
         self._move(before, news)
 
     def of_prompt(self, keys: Callable[[int], Keys]) -> list[Stored]:
@@ -190,6 +194,11 @@ class Holding:
 def part_of(news: Stored) -> Part:
     """Its name at its agent."""
     return news.transfer_id, news.rank, news.epoch
+
+
+def _is_of(news: Stored) -> tuple[Prefix, int | None]:
+    """All but where it lies."""
+    return news.prefix, news.stands_at
 
 
 def _state(news: Stored) -> tuple[bytes, ...]:

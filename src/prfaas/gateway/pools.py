@@ -36,6 +36,9 @@ _RETRY_S = 1.0
 _SAID_AGAIN_S = 60.0
 _MOST_TRIES = 32
 """Of parts with which a prompt's prefix may end."""
+_MOST_SIZES = 4
+"""Of one agent's blocks: of engines of one model they are of one, or two where builds differ. What
+each holds of a prompt is asked by the size."""
 _MOST_LAYOUTS = 32
 """Of one agent's: two builds of an engine of 16 ranks. What one says is not to fill what there is
 for all of them."""
@@ -136,6 +139,8 @@ class Pools:
         self._lines = OnceASecond(_SAID_AGAIN_S)
         self._holdings: dict[Holder, Holding] = {}
         self._of_agent: dict[str, list[Holding]] = {}
+        self._sizes: dict[str, set[int]] = {}
+        """Of agents' blocks."""
         self._names: dict[str, Holder] = {}
         self._in_memory: dict[str, Holder] = {}
         """By names in the index: as holders of everything, and of what lies in memory."""
@@ -145,8 +150,8 @@ class Pools:
     def rekey(self, key: bytes) -> None:
         """Go by this key from now on. What was told under the other is forgotten, and who follows
         an agent begins anew (`watch_cache`)."""
-        for holding in self._holdings.values():
-            holding.clear()
+        for agent in self._of_agent:
+            self.lost(agent)
         self.index.rekey(key)
         self.key_id, self._hasher = key_id(key), BlockHasher(key)
 
@@ -158,7 +163,7 @@ class Pools:
             return
         elif isinstance(news, Stored):
             holding = self._holding(Holder(agent, news.layout))
-            if holding is None or self._blocks_at(agent) > self._most_blocks:
+            if holding is None or not self._has_room(agent, news.prefix.block_tokens):
                 self._pass_over(agent)
             else:
                 holding.stored(news)
@@ -167,14 +172,14 @@ class Pools:
             for holder, holding in self._holdings.items():
                 if holder.agent == agent:
                     holding.evicted(part)
-        elif isinstance(news, Alive) and (news.disk_bytes_per_s or 0) > 0:
+        elif isinstance(news, Alive) and (news.disk_bytes_per_s or 0.0) >= 1.0:
             self.disk_rates[agent] = news.disk_bytes_per_s or 0.0
 
     def lost(self, agent: str) -> None:
         """It is not followed any more: what it has is not known."""
-        for holder, holding in self._holdings.items():
-            if holder.agent == agent:
-                holding.clear()
+        self._sizes.pop(agent, None)
+        for holding in self._of_agent.get(agent, ()):
+            holding.clear()
 
     def entries(self) -> Mapping[str, int]:
         """Agent to the number of cached parts that are known."""
@@ -263,8 +268,12 @@ class Pools:
                 own.append(found)
         return found
 
-    def _blocks_at(self, agent: str) -> int:
-        return sum(holding.blocks for holding in self._of_agent[agent])
+    def _has_room(self, agent: str, block_tokens: int) -> bool:
+        sizes = self._sizes.setdefault(agent, set())
+        if len(sizes) < _MOST_SIZES:
+            sizes.add(block_tokens)
+        blocks = sum(holding.blocks for holding in self._of_agent[agent])
+        return block_tokens in sizes and blocks <= self._most_blocks
 
     def _pass_over(self, agent: str) -> None:
         if self._lines.times(agent, time.monotonic()):

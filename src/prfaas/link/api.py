@@ -16,7 +16,9 @@ import msgspec
 from prfaas.core.handoff import (
     Bytes,
     DeadlineS,
+    Epoch,
     Fingerprint,
+    Number,
     Priority,
     Rank,
     Readers,
@@ -28,8 +30,6 @@ from prfaas.core.handoff import (
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 TransferBytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 46)]
 """No arena is larger. What was handed over is summed for as long as a gateway lives."""
-Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
-"""Others' words: by what is below zero, or has no bound, nothing can be planned."""
 
 
 class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -38,7 +38,7 @@ class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     transfer_id: TransferId
     rank: Rank
-    epoch: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    epoch: Epoch
 
 
 class TransferOffer(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from prfaas.core.cache_news import Alive, Evicted, KeyedWith, Stored, Whole
+from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored, Whole
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.gateway import holdings, part_ends
 from prfaas.gateway import pools as pool_module
@@ -190,7 +190,7 @@ def test_what_is_told_before_what_it_follows_is_found_all_the_same() -> None:
 
 def test_an_agent_says_how_fast_its_disk_is() -> None:
     found = pools()
-    for rate in (None, 2e9, None, -1.0):
+    for rate in (None, 2e9, None, -1.0, 1e-300):
         found.take("west", Alive(rate))
     assert found.disk_rates == {"west": 2e9}
 
@@ -290,6 +290,54 @@ def test_what_is_told_again_of_another_prefix_is_found_there_alone() -> None:
     assert path(found, 8) == ["x"]
     found.lost("west")
     assert path(found, 8) == []
+
+
+def test_what_is_told_again_otherwise_leaves_nothing_behind() -> None:
+    """Or one name would fill the index that all agents share."""
+    found = pools()
+    for number in range(50):
+        tokens = [number, *TOKENS[1:]]
+        found.take("west", stored("x", 20, tokens=tokens, stands_at=20))
+        found.take("west", stored("x", 8, tokens=tokens, stands_at=8))
+        assert match(found, tokens) == 8
+        found.take("west", Evicted("x", 0, 1))
+        assert match(found, tokens) == 0
+    assert found.index.blocks == 0
+    assert not found._holdings[HOLDER]._anywhere._blocks
+
+
+def test_no_prompt_is_asked_of_blocks_of_many_sizes(caplog: pytest.LogCaptureFixture) -> None:
+    """What each size costs, a prompt of the largest pays."""
+    found = pools()
+    for size in range(100, 120):
+        prefix = Prefix(size, 0, bytes(16), (size.to_bytes(16, "big"),), bytes(16))
+        found.take("west", Stored(f"x{size}", 0, 1, "layout", prefix))
+    assert found.entries()["west"] == 4
+    assert "agent west tells of more cached prefixes than are kept" in caplog.text
+    found.lost("west")
+    found.take("west", stored("x", 20))
+    assert match(found) == 20
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"transfer_id": "x" * 65},
+        {"transfer_id": "x\n"},
+        {"layout": "x" * 129},
+        {"rank": 1024},
+        {"epoch": 10**400},
+        {"stands_at": -1},
+        {"tier": "x" * 17},
+        {"prefix": {"block_tokens": 4, "from_token": 10**400, "parent": "", "digests": []}},
+    ],
+)
+def test_news_that_make_no_sense_are_none(other: dict[str, object]) -> None:
+    """Whoever keeps millions of them keeps no more than their names."""
+    said = msgspec.to_builtins(stored("x", 20)) | {"type": "stored"}
+    assert msgspec.convert(said, CacheNews) == stored("x", 20)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(said | other, CacheNews)
 
 
 def test_one_agent_does_not_fill_what_there_is_for_all(caplog: pytest.LogCaptureFixture) -> None:
