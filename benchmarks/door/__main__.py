@@ -1,15 +1,18 @@
 """A peer far away joins and sends while strangers nearer by knock at the KV link's port.
 
     python -m benchmarks.door OUT.json [--seconds 10] [--rtt-ms 100] [--rate 5000] [--begin-tls]
+        [--one-port]
 
 Sites are network namespaces with a line between them (`prfaas.testing.sites`; root). A stranger
 opens a connection, says nothing, half of a TLS handshake, or HTTP, and another takes its place;
-with ``--begin-tls`` all begin a handshake as a peer does, which costs the door most.
+with ``--begin-tls`` all begin a handshake as a peer does, which costs the door most. With
+``--one-port`` HTTP is served there as well: strangers who begin a handshake ask for that.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import collections
 import contextlib
 import json
@@ -26,15 +29,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from prfaas.core.addresses import parse_address
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
+from prfaas.process.front_door import serving_strangers
+from prfaas.process.given_connections import GivenConnections
 from prfaas.testing.link_kit import MemorySink
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import WanProfile, unavailable
 from prfaas.tls.authority import create_authority, issue
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.live import LiveTls
 
 _SAYS = (b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n")
 _KEPT = 800
@@ -52,8 +60,9 @@ def files(certs: Path, name: str) -> TlsFiles:
     return TlsFiles(certs / "ca.pem", certs / f"{name}.pem", certs / f"{name}-key.pem")
 
 
-def receive(certs: Path, listen: str) -> None:
+def receive(certs: Path, listen: str, *, one_port: bool) -> None:
     """The door. Says at the end what it turned away, and its CPU time."""
+    given = GivenConnections(parse_address(listen)) if one_port else None
     link = TcpLink(
         TcpLinkConfig(
             name="west",
@@ -62,7 +71,11 @@ def receive(certs: Path, listen: str) -> None:
             accept_from=frozenset({"east"}),
         ),
         MemorySink(),
+        others=given,
     )
+    if given is not None:
+        assert link.tls is not None
+        threading.Thread(target=serve_http, args=(given, link.tls), daemon=True).start()
     print("ready", flush=True)
     sys.stdin.readline()
     times = os.times()
@@ -70,6 +83,20 @@ def receive(certs: Path, listen: str) -> None:
     said = {"turned_away": turned_away, "cpu_s": times.user + times.system, "kernel": kernel()}
     print(json.dumps(said), flush=True)
     link.close()
+
+
+def serve_http(given: GivenConnections, tls: LiveTls) -> None:
+    """As an agent does, with nothing behind it."""
+
+    async def serve() -> None:
+        door = serving_strangers(
+            web.Application(), given, what="door", shutdown_timeout_s=0.1,
+            tls=lambda: tls.http_server,
+        )  # fmt: skip
+        async with door:
+            await asyncio.Event().wait()
+
+    asyncio.run(serve())
 
 
 def kernel() -> dict[str, int]:
@@ -155,7 +182,13 @@ def join(certs: Path, address: str, seconds: float) -> None:
 
 
 def measure(
-    seconds: float, rtt_s: float, rate: float, *, knocking: bool, begins_tls: bool
+    seconds: float,
+    rtt_s: float,
+    rate: float,
+    *,
+    knocking: bool,
+    begins_tls: bool,
+    one_port: bool,
 ) -> dict[str, Any]:
     """One run, with strangers or without."""
     line = WanProfile(125e6, rtt_s)
@@ -175,7 +208,7 @@ def measure(
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
 
-        door = start("w", "receive", run, address)
+        door = start("w", "receive", run, address, "one port" if one_port else "")
         assert door.stdout is not None
         door.stdout.readline()
         each = str(rate / _PROCESSES)
@@ -205,7 +238,7 @@ def measure(
 def main() -> None:
     """See the module."""
     if sys.argv[1:2] == ["receive"]:
-        receive(Path(sys.argv[2]), sys.argv[3])
+        receive(Path(sys.argv[2]), sys.argv[3], one_port=sys.argv[4] != "")
         return
     if sys.argv[1:2] == ["knock"]:
         address, rate, seconds, says = sys.argv[2:]
@@ -220,6 +253,7 @@ def main() -> None:
     parser.add_argument("--rtt-ms", type=float, default=100.0)
     parser.add_argument("--rate", type=float, default=5000.0)
     parser.add_argument("--begin-tls", action="store_true")
+    parser.add_argument("--one-port", action="store_true")
     given = parser.parse_args()
     why = unavailable()
     if why is not None:
@@ -231,6 +265,7 @@ def main() -> None:
             given.rate,
             knocking=what == "strangers",
             begins_tls=given.begin_tls,
+            one_port=given.one_port,
         )
         for what in ("alone", "strangers")
     }

@@ -490,7 +490,7 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        *foreign_http.TARGETS, link_frames.link_frames,
+        *foreign_http.TARGETS, link_frames.first_message, link_frames.link_frames,
         http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
         spilled_file,
         gateway_sessions, worker_messages,

@@ -12,7 +12,7 @@ import struct
 from contextlib import nullcontext, suppress
 
 import msgspec
-from mutations import misshapen
+from mutations import misshapen, mutated
 from xxhash import xxh3_64_intdigest
 
 from prfaas.core.errors import CallerError, PeerError
@@ -24,6 +24,7 @@ from prfaas.link.protocol.frames import (
     Kind,
     Reason,
     Welcome,
+    control,
     decode,
     pack,
 )
@@ -33,8 +34,16 @@ from prfaas.link.protocol.receiving_connection import ReceivingConnection
 from prfaas.link.protocol.receiving_end import ReceivingEnd
 from prfaas.link.protocol.sending_connection import SendingConnection
 from prfaas.link.protocol.sending_end import SendingEnd
+from prfaas.link.tcp.first_message import MOST_BYTES, is_for_link
 
 CHUNK, TOTAL = 256, 2048
+_FIRST = (
+    b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c\x03\x03"
+    + bytes(40)
+    + b"\0\x10\0\x0c\0\x0a\x09prfaas-kv",
+    control(Kind.HELLO, Hello("east", "west", 1, 1)),
+    b"GET / HTTP/1.1\r\n\r\n",
+)
 RATE = 1_000_000
 SOURCE = random.Random(0).randbytes(TOTAL)
 CONTEXT = RequestContext("r", 1, f"00-{'a' * 32}-{'b' * 16}-01")
@@ -225,6 +234,14 @@ def one_body(rng: random.Random) -> None:
     kind = rng.choice((Hello, Welcome, Reason, TransferOffer, Demand, Grant))
     with suppress(PeerError):
         decode(rng.randbytes(rng.randrange(80)), kind)
+
+
+def first_message(rng: random.Random) -> None:
+    """What the thread of the KV link looks at where HTTP comes to the same port."""
+    seen = mutated(rng, rng.choice(_FIRST))[:MOST_BYTES]
+    if seen:
+        told = is_for_link(seen)
+        assert isinstance(told, bool) or len(seen) < told <= MOST_BYTES
 
 
 def link_frames(rng: random.Random) -> None:

@@ -37,6 +37,7 @@ from prfaas.pool.events import EnginesNamed, NamesChanged, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import connections, serving_strangers
+from prfaas.process.given_connections import GivenConnections
 from prfaas.process.spans import NO_SPANS, Spans
 from prfaas.tls.cache_key import LiveCacheKey
 from prfaas.tls.files import TlsFiles
@@ -68,6 +69,9 @@ class Agent:
         self.settings = settings
         self._spans = spans
         self._make_link = make_link or self._tcp_link
+        one_port = settings.one_port
+        self._http = None if one_port is None else GivenConnections(one_port)
+        """What comes to the KV link's port and is not for that."""
         self._cleanup = contextlib.AsyncExitStack()
         self.admin_url = ""
 
@@ -193,7 +197,7 @@ class Agent:
         self.admin_url = await stack.enter_async_context(
             serving_strangers(
                 admin.application(),
-                self.settings.admin,
+                self._http or self.settings.admin,
                 what=f"agent {self.settings.name!r}: admin",
                 shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
                 tls=None if tls is None else lambda: tls.http_server,
@@ -206,7 +210,8 @@ class Agent:
         if self.settings.link is None:
             return NoLink()
         link = by_descriptors(self.settings.link)
-        return TcpLink(link, sink, SharedMemory(self._arena.fd, self._arena.view))
+        memory = SharedMemory(self._arena.fd, self._arena.view)
+        return TcpLink(link, sink, memory, others=self._http)
 
 
 def _make_pool(settings: AgentSettings) -> Pool:

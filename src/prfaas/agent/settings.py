@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from prfaas.agent.engine_caches import EngineReach
-from prfaas.core.addresses import is_everywhere, parse_address
+from prfaas.core.addresses import Address, is_everywhere, parse_address
 from prfaas.core.deployment import (
     AgentConfig,
     ClusterConfig,
@@ -47,6 +47,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path
     admin: str
     link: TcpLinkConfig | None
+    one_port: Address | None = None
+    """Where both come to, the KV link and HTTP."""
     tls: TlsFiles | None = None
     """Of HTTP, where it is not plaintext."""
     cache_key: Path | None = None
@@ -70,9 +72,10 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
     agent = machine.agent
     if socket is None and agent.socket is None:
         raise ConfigError(f"agent {name!r}: say where engines connect: socket: PATH, or --socket")
-    parse_address(agent.admin)
+    admin = parse_address(agent.admin)
     slot_count = agent.arena_bytes // agent.slot_bytes
     cluster = next(c for c in deployment.clusters if machine in c.machines)
+    link = _link(deployment, agent)
     return AgentSettings(
         name=name,
         arena_bytes=agent.arena_bytes,
@@ -82,7 +85,8 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         engines=frozenset(engine.name for engine in machine.engines),
         socket=socket or Path(agent.socket or ""),
         admin=agent.admin,
-        link=_link(deployment, agent),
+        link=link,
+        one_port=admin if agent.has_one_port and link is not None else None,
         tls=None if agent.tls is None else files_in(agent.tls),
         cache_key=None if agent.tls is None else Path(agent.tls.cache_key_file),
         reach=tuple(_reach(engine) for engine in machine.engines if engine.url is not None),

@@ -152,7 +152,8 @@ def _published(engine: EngineConfig, sockets: Path) -> EngineConfig:
 def _agent(agent: AgentConfig, sockets: Path, ports: _Ports) -> AgentConfig:
     if agent.external:
         return agent
-    listen, admin = ports.claim(agent.listen, agent.name), ports.claim(agent.admin, agent.name)
+    listen = ports.claim(agent.listen, agent.name)
+    admin = listen if agent.has_one_port else ports.claim(agent.admin, agent.name)
     return msgspec.structs.replace(
         agent,
         listen=listen,

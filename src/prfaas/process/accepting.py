@@ -9,7 +9,19 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
+
+
+class Listener(Protocol):
+    """A listening socket, or what stands for one."""
+
+    def fileno(self) -> int: ...
+
+    def accept(self) -> tuple[socket.socket, Any]: ...
+
+    def getsockname(self) -> Any: ...
+
+    def close(self) -> None: ...
 
 
 class Accepting:
@@ -24,7 +36,7 @@ class Accepting:
 
     def __init__(
         self,
-        listener: socket.socket,
+        listener: Listener,
         came: Callable[[socket.socket, Any], None],
         failed: Callable[[OSError], None],
         *,

@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from aiohttp import web
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.core.once_a_second import OnceASecond
-from prfaas.process.accepting import Accepting
+from prfaas.process.accepting import Accepting, Listener
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.descriptors import share_of_files
 from prfaas.process.http_handler import SMALL_RECORDS_PER_S, StrangersHandler, Tunnel
@@ -69,7 +69,7 @@ class _Door:
     ) -> None:
         self._runner, self.book, self._tls, self._what = runner, book, tls, what
         self._tunnel = tunnel
-        self._listeners: list[socket.socket] = []
+        self._listeners: Sequence[Listener] = ()
         self._accepting: list[Accepting] = []
         self._expiring: asyncio.Task[None] | None = None
         self._opening: set[asyncio.Task[None]] = set()
@@ -79,16 +79,15 @@ class _Door:
         self._lines = OnceASecond()
         self._said: dict[str, int] = {}
 
-    async def open(self, host: str, port: int, *, shared: bool) -> Address:
-        """Listen. Raises OSError."""
-        self._listeners = await bound(host, port, shared=shared)
-        for listener in self._listeners:
-            listener.listen(_BACKLOG)
+    def open(self, listeners: Sequence[Listener]) -> Address:
+        """Serve who comes there; they are its own from now on."""
+        self._listeners = listeners
+        for listener in listeners:
             self._accepting.append(
                 Accepting(listener, self._came, self._cannot, pause_s=_FULL_PAUSE_S)
             )
         self._expiring = asyncio.ensure_future(self._expire())
-        name = self._listeners[0].getsockname()
+        name = listeners[0].getsockname()
         return Address(name[0], name[1])
 
     def close(self) -> None:
@@ -190,6 +189,22 @@ class _Door:
             logger.warning("%s", line)
 
 
+async def _listening(listen: str, *, what: str, shared: bool) -> list[socket.socket]:
+    host, port = parse_address(listen, what=what)
+    sockets: list[socket.socket] = []
+    try:
+        sockets = await bound(host, port, shared=shared)
+        for listener in sockets:
+            listener.listen(_BACKLOG)
+    except OSError as error:
+        for listener in sockets:
+            listener.close()
+        raise ConfigError(
+            f"{what} {listen}: cannot listen there: {error.strerror or error}"
+        ) from error
+    return sockets
+
+
 async def bound(host: str, port: int, *, shared: bool) -> list[socket.socket]:
     """A socket for each address that the name has. Other processes of this user may have the same
     port where all say ``shared``: the kernel spreads connections over those that listen. Raises
@@ -227,7 +242,7 @@ def _bound(family: int, kind: int, protocol: int, address: Any, *, shared: bool)
 @asynccontextmanager
 async def serving_strangers(
     app: web.Application,
-    listen: str,
+    listen: str | Listener,
     *,
     what: str,
     shutdown_timeout_s: float,
@@ -236,7 +251,8 @@ async def serving_strangers(
     tunnel: Tunnel | None = None,
     shared: bool = False,
 ) -> AsyncIterator[str]:
-    """Serve ``app`` at ``listen`` (``host:port``, port 0: a free one); yields its URL.
+    """Serve ``app`` at ``listen`` (``host:port``, port 0: a free one; or what stands for a socket
+    that listens, and is closed then); yields its URL.
 
     A handler is cancelled when its client goes away. On leaving, requests under way have
     ``shutdown_timeout_s`` to end. Raises ConfigError for an address that is none or cannot be had.
@@ -248,19 +264,18 @@ async def serving_strangers(
         tunnel: takes over connections that begin so.
         shared: other processes serve there as well; see `bound`.
     """
-    host, port = parse_address(listen, what=what)
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=shutdown_timeout_s
     )
     await runner.setup()
     door = _Door(runner, book or connections(), tls, what, tunnel)
     try:
-        try:
-            address = await door.open(host, port, shared=shared)
-        except OSError as error:
-            raise ConfigError(
-                f"{what} {listen}: cannot listen there: {error.strerror or error}"
-            ) from error
+        listeners: Sequence[Listener] = (
+            [listen]
+            if not isinstance(listen, str)
+            else (await _listening(listen, what=what, shared=shared))
+        )
+        address = door.open(listeners)
         yield f"{'http' if tls is None else 'https'}://{address}"
     finally:
         door.close()

@@ -23,6 +23,8 @@ from prfaas.tls.files import TlsFiles
 from prfaas.tls.own_certificate import load_own
 from prfaas.tls.trusted import OpenTransports, Trusted, read_authorities, shown_by
 
+KV_LINK = "prfaas-kv"
+"""What connections of the KV link ask for (ALPN), so that HTTP can be served at the same port."""
 ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
 
 

@@ -11,7 +11,7 @@ import weakref
 from pathlib import Path
 
 from prfaas.core.errors import ConfigError, PeerError
-from prfaas.tls.context import check_identity, client_context, server_context
+from prfaas.tls.context import KV_LINK, check_identity, client_context, server_context
 from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.records import tell_records
@@ -53,6 +53,7 @@ class LiveTls:
         stamp = stamp_of(files)
         try:
             server, client = server_context(files), client_context(files)
+            client.set_alpn_protocols([KV_LINK])
             http_server = tell_records(server_context(files))
             expiries, lack = expiries_of(files), lists_lacking(files)
             found = read_authorities(files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.deployment.engines import ProcessName
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_bytes
@@ -74,7 +75,7 @@ class AgentConfig(Strict, frozen=True):
     """Where other agents reach the KV link; None: at ``listen``."""
     admin: str = "127.0.0.1:0"
     """Where HTTP is bound: health, metrics, transfers, links, and the way to its engines; over
-    mutual TLS where there is ``tls``."""
+    mutual TLS where there is ``tls``. The same as ``listen``: both are served at one port."""
     admin_advertise: str | None = None
     """Where gateways and operators reach it; None: at ``admin``."""
     socket: str | None = None
@@ -92,6 +93,12 @@ class AgentConfig(Strict, frozen=True):
     on a machine with 8 cores or more."""
     external: bool = False
     """Started elsewhere; `prfaas up` only connects to it."""
+
+    @property
+    def has_one_port(self) -> bool:
+        """Whether the KV link and HTTP are served at the same."""
+        listen = parse_address(self.listen, what="listen")
+        return listen.port != 0 and listen == parse_address(self.admin, what="admin")
 
     @property
     def link_address(self) -> str:

@@ -39,8 +39,9 @@ def _reached(deployment: Deployment) -> Iterator[tuple[str, str]]:
 
 
 def _of_agent(agent: AgentConfig) -> Iterator[tuple[str, str]]:
-    yield from _fixed(f"agent {agent.name!r} (admin)", agent.admin_address)
-    yield from _fixed(f"agent {agent.name!r} (listen)", agent.advertise or agent.listen)
+    admin, listen = ("", "") if agent.has_one_port else (" (admin)", " (listen)")
+    yield from _fixed(f"agent {agent.name!r}{admin}", agent.admin_address)
+    yield from _fixed(f"agent {agent.name!r}{listen}", agent.link_address)
     host = parse_address(agent.admin_address).host
     if agent.socket is not None and not is_everywhere(host):
         yield f"agent {agent.name!r} (socket)", f"{agent.socket} on {host}"
@@ -60,13 +61,12 @@ def _fixed(what: str, address: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_bound(machine: MachineConfig) -> None:
-    """An agent's two ports, where one of them is bound on every interface."""
+    """One port of an agent at two addresses, where one of them is every interface's."""
     agent = machine.agent
     listen, admin = parse_address(agent.listen), parse_address(agent.admin)
-    hosts = {listen.host, admin.host}
-    overlap = len(hosts) == 1 or any(is_everywhere(host) for host in hosts)
-    if listen.port and listen.port == admin.port and overlap:
+    overlap = is_everywhere(listen.host) or is_everywhere(admin.host)
+    if listen.port and listen.port == admin.port and listen != admin and overlap:
         raise ConfigError(
             f"agent {agent.name!r}: listen {agent.listen!r} and admin {agent.admin!r} are one "
-            "port: give each its own"
+            "port: write the same address at both, or give each a port of its own"
         )

@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from prfaas.core.addresses import Address, network_of, parse_address
+from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.core.once_a_second import OnceASecond
 from prfaas.link.protocol.frames import Hello, Kind, Welcome, control
@@ -55,6 +55,12 @@ class Listener(Protocol):
     def close(self) -> None: ...
 
 
+class Others(Protocol):
+    """Whoever serves connections of another protocol that come to the same port."""
+
+    def give(self, sock: socket.socket, peer: Any) -> None: ...
+
+
 class ServerTls(Protocol):
     """What an acceptor needs of `LiveTls`."""
 
@@ -69,7 +75,8 @@ class Acceptor(threading.Thread):
 
     ``address`` is where it listens, ``turned_away`` counts refused connections by cause.
     ``listener``: where connections come from, else the configured address. ``give_away`` may take a
-    connection off our hands, with its host and port, before anything of it is read.
+    connection off our hands, with its host and port, before anything of it is read. ``others`` get
+    those that are not for the KV link, likewise unread; without them none are told apart.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class Acceptor(threading.Thread):
         tls: ServerTls | None,
         listener: Listener | None = None,
         give_away: Callable[[socket.socket, str, int], bool] | None = None,
+        others: Others | None = None,
     ) -> None:
         super().__init__(name="kv-link-acceptor", daemon=True)
         self.turned_away: Counter[str] = Counter()
@@ -90,7 +98,7 @@ class Acceptor(threading.Thread):
         self._tls = tls
         self._lines = OnceASecond()
         self._listener: Listener = listener or _listen(config.listen)
-        self._give_away = give_away
+        self._give_away, self._others = give_away, others
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wakeup = Wakeup()
@@ -152,16 +160,40 @@ class Acceptor(threading.Thread):
                 time.sleep(_ACCEPT_PAUSE_S)
             self._evict_oldest("overflow")
             return False
-        if self._give_away is not None and self._give_away(sock, *address[:2]):
-            sock.close()
+        if self._others is None and self._gives_away(sock, address):
             return True
         sock.setblocking(False)
-        where, network = str(Address(*address[:2])), network_of(address[0])
         tls = None if self._tls is None else self._tls.server
-        new = PendingConnection(sock, where, network, tls=tls, now=time.monotonic())
-        self._make_room(network)
+        new = PendingConnection(
+            sock, address, tls=tls, now=time.monotonic(), is_told=self._others is None
+        )
+        self._make_room(new.network)
         self._watch(new)
         return True
+
+    def _gives_away(self, sock: socket.socket, address: Any) -> bool:
+        if self._give_away is None or not self._give_away(sock, *address[:2]):
+            return False
+        sock.close()
+        return True
+
+    def _stays(self, connection: PendingConnection) -> bool:
+        """Whether it is for the KV link and for nobody else to serve; False also where that cannot
+        be told yet."""
+        if connection.is_told:
+            return True
+        for_link = connection.is_for_link()
+        if for_link is None:
+            return False
+        connection.is_told = True
+        self._unwatch(connection)
+        if not for_link:
+            assert self._others is not None
+            self._others.give(connection.socket, connection.peer)
+        elif not self._gives_away(connection.socket, connection.peer):
+            self._watch(connection)
+            return True
+        return False
 
     def _readable(self, connection: PendingConnection) -> None:
         if connection.lingering:
@@ -169,7 +201,7 @@ class Acceptor(threading.Thread):
                 self._drop(connection)
             return
         try:
-            hello = connection.read_hello()
+            hello = connection.read_hello() if self._stays(connection) else None
             if hello is not None:
                 self._hand_over(connection, hello)
         except Exception as error:

@@ -19,7 +19,7 @@ from prfaas.link.api import (
     TransferOffer,
     TransferSink,
 )
-from prfaas.link.tcp.acceptor import Acceptor
+from prfaas.link.tcp.acceptor import Acceptor, Others
 from prfaas.link.tcp.config import (
     LEAST_INCOMING,
     PeerConfig,
@@ -54,10 +54,16 @@ class TcpLink:
 
     Raises ConfigError for settings or certificates that cannot work, and for a listening address
     that cannot be had. ``memory``: what every transfer lies in; only with it are there workers.
+    ``others`` serve another protocol at the same port (`acceptor.Acceptor`).
     """
 
     def __init__(
-        self, config: TcpLinkConfig, sink: TransferSink, memory: SharedMemory | None = None
+        self,
+        config: TcpLinkConfig,
+        sink: TransferSink,
+        memory: SharedMemory | None = None,
+        *,
+        others: Others | None = None,
     ) -> None:
         check(config)
         self._config = config
@@ -85,6 +91,7 @@ class TcpLink:
             self._receiving.admit,
             tls=self.tls,
             give_away=None if workers is None else workers.take,
+            others=others,
         )
         self._budgets = self._line_budgets(config)
         self._lock = threading.Lock()

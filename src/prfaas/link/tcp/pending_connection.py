@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from typing import Any
 
+from prfaas.core.addresses import Address, network_of
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import (
     FrameReader,
@@ -19,10 +21,9 @@ from prfaas.link.protocol.frames import (
     decode,
     reason,
 )
+from prfaas.link.tcp import first_message
 from prfaas.link.tcp.channel import Carrier, Channel
 
-_TLS_HANDSHAKE = 0x16
-"""The first byte of a TLS record that opens a connection (RFC 8446 section 5.1)."""
 _MOST_BYTES = 65536
 """Of a handshake: certificates are a few thousand. OpenSSL reads as long as something comes, and of
 records of a byte it would for a tenth of a second and more, in which nobody else has a turn."""
@@ -41,25 +42,30 @@ class TurnedAway(PeerError):
 
 
 class PendingConnection:
-    """``network``: whose it is, as far as its address tells. ``tls``: None where this
-    agent is configured for plaintext."""
+    """``peer``: its address, as `accept` gives it. ``tls``: None where this agent is configured for
+    plaintext. ``is_told``: it is known to be for the KV link."""
 
     def __init__(
         self,
         sock: socket.socket,
-        address: str,
-        network: str,
+        peer: Any,
         *,
         tls: ssl.SSLContext | None,
         now: float,
+        is_told: bool = True,
     ) -> None:
-        self.socket, self.address, self.network, self.since = sock, address, network, now
+        self.socket, self.peer, self.since, self.is_told = sock, peer, now, is_told
+        self.address = str(Address(*peer[:2]))
+        self.network = network_of(peer[0])
+        """Whose it is, as far as its address tells."""
         self.fd = sock.fileno()
         self.lingering = False
         self._tls = tls
         self._channel: Channel | None = None
         self._handshake_done = self._begun = self._is_torn = False
         self._handshake_bytes = 0
+        self._wanted = 1
+        """Bytes of its first message, before anybody can tell whose it is."""
         self._reader = FrameReader(max_chunk_bytes=1)
 
     @property
@@ -67,6 +73,21 @@ class PendingConnection:
         """What its Hello came over."""
         assert self._channel is not None
         return self._channel
+
+    def is_for_link(self) -> bool | None:
+        """By its first message, of which nothing is taken out; None: not enough of it is there yet.
+        Raises TurnedAway where it never will be, OSError."""
+        try:
+            seen = self.socket.recv(first_message.MOST_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        if len(seen) < self._wanted:  # Only its end wakes us before.
+            raise TurnedAway("closed", "closed before it said who it is")
+        told = first_message.is_for_link(seen)
+        # What is looked at stays unread, and would wake us all the time.
+        self._wanted = 1 if isinstance(told, bool) else told
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._wanted)
+        return told if isinstance(told, bool) else None
 
     def read_hello(self) -> Hello | None:
         """Its Hello, once it is there. Raises TurnedAway, PeerError, OSError (ssl.SSLError)."""
@@ -107,7 +128,7 @@ class PendingConnection:
         if not first:
             raise TurnedAway("closed", "closed before it said who it is")
         if self._tls is not None:
-            if first[0] == _TLS_HANDSHAKE:
+            if first[0] == first_message.TLS_HANDSHAKE:
                 wrapped = self._tls.wrap_socket(
                     sock, server_side=True, do_handshake_on_connect=False
                 )
@@ -118,7 +139,7 @@ class PendingConnection:
                 raise TurnedAway("plaintext", "spoke plaintext to an agent that requires TLS")
         elif first[0] == Kind.HELLO:
             return Channel(sock)
-        elif first[0] == _TLS_HANDSHAKE:
+        elif first[0] == first_message.TLS_HANDSHAKE:
             raise TurnedAway("tls", "spoke TLS to an agent that is configured for plaintext")
         raise TurnedAway("unknown", "does not speak the KV link's protocol")
 

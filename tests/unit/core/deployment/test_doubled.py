@@ -33,7 +33,7 @@ def test_addresses_of_their_own_are_taken() -> None:
         ("http://h:2", "http://h:7400", r"agent 'a-east' \(listen\) and of engine 'd0'"),
         ("h:7500", "h:7400", r"h:7400 is said to be of agent 'a-east' \(listen\)"),
         ("h:7501", "h:7401", r"h:7401 is said to be of agent 'a-east' \(admin\)"),
-        ("h:7501", "h:7500", r"agent 'a-west' \(admin\) and of agent 'a-west' \(listen\)"),
+        ("h:7501", "h:7400", r"h:7400 is said to be of agent 'a-east' \(listen\)"),
         ("h:7501", "0.0.0.0:7500", "'h:7500' and admin '0.0.0.0:7500' are one port"),
         ("/run/w", "/run/e", "/run/e on h is said to be of agent 'a-east'"),
         ("h:8000", "h:7501", "gateway 'gateway'"),
@@ -46,6 +46,14 @@ def test_one_address_for_two_is_refused(what: str, instead: str, error: str) -> 
         parse_deployment(FILE.replace(what, instead), source="test")
 
 
+def test_an_agent_with_one_port_is_one_process_there() -> None:
+    one_port = FILE.replace("h:7501", "h:7500")
+    assert parse_deployment(one_port, source="test").agents[1].has_one_port
+    assert not parse_deployment(FILE, source="test").agents[1].has_one_port
+    with pytest.raises(ConfigError, match="h:7500 is said to be of agent 'a-west' and of engine"):
+        parse_deployment(one_port.replace("http://h:2", "http://h:7500"), source="test")
+
+
 @pytest.mark.parametrize(
     ("what", "instead"),
     [
@@ -53,6 +61,7 @@ def test_one_address_for_two_is_refused(what: str, instead: str, error: str) -> 
         ('admin: "h:7501"', 'admin: "0.0.0.0:7401", admin_advertise: "w:7401"'),
         ('admin: "h:7501", socket: /run/w', 'admin: "w:7501", socket: /run/e'),
         ('listen: "h:8000"', 'listen: "0.0.0.0:7400"'),
+        ("h:7501", "h:7500"),
     ],
 )
 def test_one_port_or_path_on_two_machines_is_two(what: str, instead: str) -> None:

@@ -7,10 +7,12 @@ import errno
 import logging
 import resource
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from xxhash import xxh3_64_intdigest
@@ -349,6 +351,97 @@ def test_strangers_of_many_networks_push_nobody_out_within_some_round_trips(
         with pytest.raises(BlockingIOError):  # It is open, and nobody has said anything to it.
             peer.recv(1)
         assert not door.turned_away
+    door.stop()
+    door.run()
+
+
+class Elsewhere:
+    """Whoever serves the other protocol."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[socket.socket, Any]] = []
+
+    def give(self, sock: socket.socket, peer: Any) -> None:
+        self.given.append((sock, peer))
+
+    def close(self) -> None:
+        for sock, _ in self.given:
+            sock.close()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    made = Elsewhere()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_what_is_not_for_the_kv_link_is_given_to_others_unread(
+    pki: dict[str, TlsFiles], elsewhere: Elsewhere, secure: bool
+) -> None:
+    security = pki["west"] if secure else Plaintext()
+    config = TcpLinkConfig(name="west", security=security, accept_from=frozenset({"east"}))
+    west = TcpLink(config, MemorySink(), others=elsewhere)
+    peers = {"west": PeerConfig(address=west.address)}
+    sender = pki["east"] if secure else Plaintext()
+    east = TcpLink(TcpLinkConfig(name="east", security=sender, peers=peers), MemorySink())
+    try:
+        assert send(east, "west", 30.0) == ["complete"]
+        assert not elsewhere.given
+        said = b"GET / HTTP/1.1\r\n\r\n"
+        if secure:
+            context, hello = ssl.create_default_context(), ssl.MemoryBIO()
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls = context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="west")
+                tls.do_handshake()
+            said = hello.read()
+        with socket.create_connection(parse_address(west.address)) as sock:
+            pieces = [said[:1], said[1:4], said[4:9], said[9:]]
+            for piece in pieces:
+                assert not elsewhere.given or not secure
+                sock.sendall(piece)
+                time.sleep(0.02)
+            wait_until(lambda: elsewhere.given)
+            (given, peer), own = elsewhere.given[0], sock.getsockname()
+            assert peer[:2] == own
+            given.setblocking(True)
+            assert given.recv(len(said), socket.MSG_WAITALL) == said
+        assert west.counters().turned_away == {}
+    finally:
+        east.close()
+        west.close()
+
+
+def wait_until(reached: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_first_message_that_does_not_end_wakes_nobody(elsewhere: Elsewhere) -> None:
+    """Until its sender goes; it is looked at as often as it comes in pieces."""
+    config = TcpLinkConfig(name="west", listen="127.0.0.1:0", security=Plaintext())
+    door = Acceptor(config, 1, lambda *_: None, tls=None, others=elsewhere)
+    with socket.create_connection(parse_address(door.address)) as sock:
+        door._serve_ready()
+        sock.sendall(b"\x16\3\1\1\0" + bytes(100))
+        door._serve_ready()
+        assert door.pending == 1
+        assert door._selector.select(timeout=0) == []
+        sock.sendall(bytes(100))
+        assert door._selector.select(timeout=0.05) == []
+        sock.shutdown(socket.SHUT_WR)
+        door._serve_ready()
+        assert door.turned_away == {"closed": 1}
+    with socket.create_connection(parse_address(door.address)) as sock:
+        door._serve_ready()
+        sock.sendall(b"\x16\3\1\1\0" + bytes(256))
+        door._serve_ready()
+        assert len(elsewhere.given) == 1
+        given = elsewhere.given[0][0]
+        assert given.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
     door.stop()
     door.run()
 

@@ -37,7 +37,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def pending(far: socket.socket, tls: ssl.SSLContext | None = None) -> PendingConnection:
-    return PendingConnection(far, "10.0.0.5:1234", "10.0.0.5", tls=tls, now=0.0)
+    return PendingConnection(far, ("10.0.0.5", 1234), tls=tls, now=0.0)
 
 
 def test_a_hello_may_come_in_pieces(pair: tuple[socket.socket, socket.socket]) -> None:
