@@ -154,6 +154,19 @@ async def test_keys_are_exchanged() -> None:
         assert (await ask(client, key="new"))[0].status == 200
 
 
+async def test_half_of_a_file_lets_nobody_in() -> None:
+    """A copy broke off before its last lines, those of tenants; it can be read all the same."""
+    mock = MockDeployment(gateway="  tenants: [{name: acme, api_keys: [key]}]\n")
+    async with mock.running() as client:
+        await mock.ready()
+        whole = mock.deployment_text()
+        read = partial(parse_deployment, whole[: whole.index("  tenants:")], source="x")
+        with pytest.raises(ConfigError, match="is the file whole"):
+            Rereading(mock.gateway, read, source="x").take()
+        assert (await ask(client, key="none"))[0].status == 401
+        assert (await ask(client, key="key"))[0].status == 200
+
+
 async def test_keys_are_exchanged_while_the_file_is_refused(tmp_path: Path) -> None:
     """Somebody has left a fault in it; then a key leaks."""
     keys = tmp_path / "keys"

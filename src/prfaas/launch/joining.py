@@ -17,6 +17,7 @@ from prfaas.core.deployment import (
     MachineConfig,
     TlsConfig,
 )
+from prfaas.core.deployment.changes import check_doors
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import HOST, resolve
 from prfaas.launch.certificates import issued
@@ -128,3 +129,4 @@ def _check(new: Deployment, running: Deployment, engines: dict[str, EngineConfig
                 f"engine {engine.name!r} has changed: give what it is to be another name, and it "
                 "is started while the old one drains; or start 'prfaas up' anew"
             )
+    check_doors(running, new)

@@ -108,3 +108,6 @@ def test_what_only_a_start_can_change_is_refused(tmp_path: Path) -> None:
     other = msgspec.structs.replace(file("a").model, block_tokens=128)
     with pytest.raises(ConfigError, match="the model has changed"):
         take(msgspec.structs.replace(file("a"), model=other), running, tmp_path)
+    asking = running.with_gateways(lambda g: msgspec.structs.replace(g, api_keys=("key",)))
+    with pytest.raises(ConfigError, match="no keys of clients any more"):
+        take(file("a"), asking, tmp_path)

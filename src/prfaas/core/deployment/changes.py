@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.model import Deployment
 from prfaas.core.errors import ConfigError
 
@@ -76,7 +77,7 @@ class Change(msgspec.Struct, frozen=True):
 
 def check_change(old: Deployment, new: Deployment) -> None:
     """Raise ConfigError where a name is no longer what it was: what runs under it would be taken
-    for something else."""
+    for something else; else as `check_doors`."""
     kinds = {cluster.name: cluster.kind for cluster in old.clusters}
     for cluster in new.clusters:
         if kinds.get(cluster.name, cluster.kind) != cluster.kind:
@@ -91,6 +92,27 @@ def check_change(old: Deployment, new: Deployment) -> None:
             raise ConfigError(
                 f"engine {name!r} cannot change from {before} to {now} while it runs: give it "
                 "another name"
+            )
+    check_doors(old, new)
+
+
+def check_doors(old: Deployment, new: Deployment) -> None:
+    """Raise ConfigError where a gateway would ask for keys no more: half of a file, as of a copy
+    that broke off, would let everybody in."""
+    doors = {gateway.name: gateway for gateway in old.gateways}
+    for gateway in new.gateways:
+        _check_door(doors.get(gateway.name, gateway), gateway)
+
+
+def _check_door(old: GatewayConfig, new: GatewayConfig) -> None:
+    for whose, before, now in (
+        ("clients", any(old.tenant_keys.values()), any(new.tenant_keys.values())),
+        ("operators", bool(old.operators), bool(new.operators)),
+    ):
+        if before and not now:
+            raise ConfigError(
+                f"gateway {new.name!r} has no keys of {whose} any more, and would ask nobody for "
+                "one: is the file whole? if that is meant, start the gateways anew with it"
             )
 
 

@@ -94,3 +94,26 @@ def test_what_is_another_thing_under_an_old_name_is_refused(old: str, new: str, 
 
 def test_a_new_file_is_not_refused_for_what_joins_and_leaves() -> None:
     check_change(deployment(OLD), deployment(OLD.replace("d2", "d9").replace("wa}", "wz}")))
+
+
+@pytest.mark.parametrize(
+    ("entry", "half", "whose"),
+    [
+        ("{api_keys: [old-secret]}", "{}", "clients"),
+        ("{tenants: [{name: a, api_keys_file: f}], drain: 9 s}", "{drain: 9 s}", "clients"),
+        ("{operator_keys_env: E}", "{}", "operators"),
+        ("{api_keys: [k], operator_keys_file: f}", "{api_keys: [k]}", "operators"),
+    ],
+)
+def test_a_gateway_asks_for_keys_as_long_as_it_runs(entry: str, half: str, whose: str) -> None:
+    """Half of a file, as of a copy that broke off, would let everybody in."""
+    asks, asks_not = (deployment(OLD.replace("{api_keys: [old-secret]}", e)) for e in (entry, half))
+    with pytest.raises(ConfigError, match=f"'gateway' has no keys of {whose} any more"):
+        check_change(asks, asks_not)
+    check_change(asks_not, asks)
+    check_change(asks, deployment(OLD.replace("{api_keys: [old-secret]}", entry)))
+
+
+def test_a_gateway_that_is_another_may_ask_for_none() -> None:
+    new = OLD.replace("{api_keys: [old-secret]}", "{name: other}")
+    check_change(deployment(OLD), deployment(new))
