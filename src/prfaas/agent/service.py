@@ -69,9 +69,6 @@ class Agent:
         self.settings = settings
         self._spans = spans
         self._make_link = make_link or self._tcp_link
-        one_port = settings.one_port
-        self._http = None if one_port is None else GivenConnections(one_port)
-        """What comes to the KV link's port and is not for that."""
         self._cleanup = contextlib.AsyncExitStack()
         self.admin_url = ""
 
@@ -121,6 +118,11 @@ class Agent:
         post = asyncio.get_running_loop().call_soon_threadsafe
         self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
         port = LinkPort(driver, arena.view, settings.slot_bytes)
+        self._http = None
+        """What comes to the KV link's port and is not for that, where HTTP has none of its own."""
+        if settings.one_port is not None:
+            self._http = GivenConnections(settings.one_port)
+            stack.callback(self._http.close)
         tls = self._join_link(stack, port)
         self.peers = peers = Peers(tls, {*settings.gateways, settings.name})
         self.tunnels = Tunnels(peers, _addresses(settings))

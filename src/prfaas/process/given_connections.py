@@ -57,8 +57,10 @@ class GivenConnections:
         return self._address.host, self._address.port
 
     def close(self) -> None:
-        """Also those that wait; what is given later is closed at once."""
+        """Also those that wait; what is given later is closed at once. Once more is nothing."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
             for sock, _ in self._waiting:
                 sock.close()

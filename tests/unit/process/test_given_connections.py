@@ -52,6 +52,7 @@ def test_too_many_and_those_that_nobody_takes_any_more_are_closed(
         given.give(far, ("10.0.0.5", 1))
     assert [far.fileno() < 0 for _, far in pairs] == [False, False, True, False]
     given.close()
+    given.close()
     given.give(pairs[3][1], ("10.0.0.5", 1))
     assert all(near.recv(1) == b"" for near, _ in pairs)
     for near, _ in pairs:
