@@ -91,7 +91,7 @@ class GatewayMetrics:
         )
         self.tenant_tokens = Tally(
             "prfaas_gateway_tenant_tokens_total",
-            "Tokens of requests that ended; prompts shorter than a block by their bytes.",
+            "Tokens of requests that ended and were not refused; short prompts by their bytes.",
             ("tenant", "kind"),
             registry=r,
         )
@@ -288,10 +288,18 @@ class GatewayMetrics:
         self.kv_bytes.add((route,), facts.kv_bytes)
         self.kv_bytes_hidden.add((route,), min(facts.kv_bytes_hidden or 0, facts.kv_bytes))
         self.tenant_requests.add((tenant, facts.outcome))
-        self.tenant_tokens.add((tenant, "prompt"), facts.total_tokens or facts.about_tokens or 0)
+        prompt = _prompt_tokens(facts)
+        cached = min(prompt, facts.cached_tokens)
+        self.tenant_tokens.add((tenant, "prompt"), prompt)
         self.tenant_tokens.add((tenant, "answer"), facts.answer_tokens or 0)
-        self.tokens.add(("yes",), facts.cached_tokens)
-        self.tokens.add(("no",), facts.uncached_tokens or facts.about_tokens or 0)
+        self.tokens.add(("yes",), cached)
+        self.tokens.add(("no",), prompt - cached)
+
+
+def _prompt_tokens(facts: RequestFacts) -> int:
+    """As its tenant has used them: none where it was refused, or no engine was asked for it."""
+    begun = facts.prefill_started_s is not None or facts.decode_started_s is not None
+    return facts.total_tokens or facts.about_tokens or 0 if begun and not facts.refused else 0
 
 
 def _stages(facts: RequestFacts) -> list[tuple[str, float | None, float | None]]:

@@ -32,13 +32,17 @@ def test_a_streamed_hand_off_and_a_refusal() -> None:
             tenant="acme",
         )
     )
-    refused = RequestFacts(request_id="s", endpoint="/v1/completions", arrived_at=0.0)
-    refused.outcome = "refused"
-    metrics.observe_request(refused)
+    refused = RequestFacts(
+        request_id="s", endpoint="/v1/completions", arrived_at=0.0, tenant="acme", total_tokens=900
+    )
+    for outcome, asked_at in (("refused", 0.1), ("rate_limit_error", None), ("no_tokens", None)):
+        refused.outcome, refused.decode_started_s = outcome, asked_at
+        metrics.observe_request(refused)
     said = generate_latest(metrics.registry).decode()
     for line in (
         'requests_total{endpoint="/v1/completions",outcome="ok",route="offload"} 1.0',
         'requests_total{endpoint="/v1/completions",outcome="refused",route="none"} 1.0',
+        'tenant_tokens_total{kind="prompt",tenant="acme"} 70.0',
         "retries_total 1.0",
         'kv_bytes_total{route="offload"} 100.0',
         'kv_hidden_bytes_total{route="offload"} 40.0',
