@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError
 from prfaas.doctor.certificates import check_certificates
+from prfaas.doctor.doors import check_doors
 from prfaas.doctor.finding import Finding
 from prfaas.doctor.machine import check_machine
 from prfaas.doctor.network import check_network
@@ -31,6 +32,8 @@ async def examine(
         yield finding
     if deployment is not None:
         for finding in check_certificates(deployment, now=now):
+            yield finding
+        for finding in check_doors(deployment):
             yield finding
         for finding in check_storage(deployment):
             yield finding

@@ -111,6 +111,7 @@ class Access:
         self.refusals = Refusals(metrics)
         self.connections = connections()
         self._metrics, self._taken = metrics, asyncio.Event()
+        self._asks_nobody = deployment.gateway.asks_nobody
         self._tell(read)
         self.tls = None if read.tls is None else FrontTls(read.tls)
         self.admin_tls = None if read.admin_tls is None else FrontTls(read.admin_tls)
@@ -170,13 +171,15 @@ class Access:
 
     async def warn(self) -> None:
         """Each day, and when they are exchanged, of those of its own certificates that expire soon,
-        and of lists that lack. For ever."""
+        of lists that lack, and of keys. For ever."""
         while True:
             self._taken.clear()
             for line in expiring(self._expiries.values(), now=time.time()):
                 logger.warning("%s", line)
             if self._lack is not None:
                 logger.warning("%s", self._lack)
+            if self._asks_nobody is not None and not self.tenants:
+                logger.warning("%s; give it api_keys_file, or tenants", self._asks_nobody)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._taken.wait(), _WARN_S)
 

@@ -79,6 +79,30 @@ async def test_keys_and_a_certificate_that_cannot_be_used_are_refused_together(
     assert access.tls.context is not before
 
 
+async def test_a_door_at_which_nobody_is_asked_for_a_key_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = """
+clusters:
+- {name: west, kind: pd, agent: {name: a, plaintext: true}, engines: [{name: d, role: decode}]}
+gateway: {listen: "0.0.0.0:80", plaintext: true}
+"""
+    alone, keyed = (
+        parse_deployment(each, source="test")
+        for each in (text, text.replace("gateway: {", "gateway: {api_keys: [key], "))
+    )
+    access = Access(alone, GatewayMetrics())
+    warning = asyncio.create_task(access.warn())
+    await until(lambda: "whoever reaches 0.0.0.0:80 is answered" in caplog.text)
+    caplog.clear()
+    access.take(read_access(keyed))
+    await until(lambda: not access._taken.is_set())
+    warning.cancel()
+    with suppress(asyncio.CancelledError):
+        await warning
+    assert "whoever reaches" not in caplog.text
+
+
 @pytest.mark.parametrize("left", ["", "# the old one is gone\n"])
 async def test_operators_whose_keys_are_gone_are_not_everybody_on_the_machine(
     left: str, tmp_path: Path

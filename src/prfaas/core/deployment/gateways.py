@@ -114,6 +114,14 @@ class GatewayConfig(Strict, frozen=True):
         )
 
     @property
+    def asks_nobody(self) -> str | None:
+        """What to say of it where other machines reach it and none of its clients is asked for a
+        key; None where that is not so. Raises ConfigError."""
+        if any(self.tenant_keys.values()) or stays_here(parse_address(self.listen).host):
+            return None
+        return f"whoever reaches {self.listen} is answered: no client is asked for a key"
+
+    @property
     def operators(self) -> KeySource:
         """Where operators' keys come from."""
         return KeySource(
