@@ -16,7 +16,7 @@ Tokens = str | int
 """``"32K"`` or ``32768``."""
 Quantity = str | int | float
 """Takes a unit; a bare number is let in so that the error can name the units."""
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
 
 class InstancesConfig(Strict, frozen=True):

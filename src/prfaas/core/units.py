@@ -8,7 +8,6 @@ A bare number is refused where a unit could be mistaken (rates, sizes, durations
 from __future__ import annotations
 
 import re
-from math import isinf
 
 from prfaas.core.errors import ConfigError
 
@@ -29,6 +28,9 @@ _RATES = {
 }  # fmt: skip
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _TOKENS = {"": 1, "K": 1024, "M": 1024**2}
+_MOST, _LEAST = 2.0**62, 1e-9
+"""Whatever the unit: what is beyond, or next to nothing, is a slip, and sums and quotients of it
+are no numbers."""
 
 
 def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
@@ -43,8 +45,9 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, examp
         found = f"unit {unit!r}" if unit else "no unit"
         raise ConfigError(f"{what} {text!r} has {found}; use one of {known}, for example {example}")
     value = float(number) * units[unit]
-    if isinf(value):
-        raise ConfigError(f"{what} {text!r} is more than can be computed with")
+    if value > _MOST or 0 < value < _LEAST:
+        how = "more" if value > _MOST else "less"
+        raise ConfigError(f"{what} {text!r} is {how} than can be computed with")
     return value
 
 

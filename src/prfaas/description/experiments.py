@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -12,6 +11,8 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.planned import Quantity
 from prfaas.core.strict import Strict, naming
 from prfaas.core.units import parse_duration, parse_rate
+
+_LEAST_REPORT_S = 1e-3
 
 
 class LineChange(Strict, frozen=True):
@@ -48,8 +49,8 @@ class OutageConfig(Strict, frozen=True):
 class Split(Strict, frozen=True):
     """How many prefill and how many decode, in place of the cluster's own."""
 
-    prefill: int = 0
-    decode: int = 0
+    prefill: Annotated[int, msgspec.Meta(le=1 << 20)] = 0
+    decode: Annotated[int, msgspec.Meta(le=1 << 20)] = 0
 
 
 class RunConfig(Strict, frozen=True):
@@ -80,8 +81,8 @@ class Experiments(Strict, frozen=True):
         if self.seed < 0:
             raise ConfigError(f"seed: {self.seed}; write 0 or more")
         with naming("link_reports"):
-            if not 0 < parse_duration(str(self.link_reports)) < inf:
-                raise ConfigError(f"{self.link_reports}; write more than 0")
+            if parse_duration(str(self.link_reports)) < _LEAST_REPORT_S:
+                raise ConfigError(f"{self.link_reports}; write 1 ms or more")
         names = [run.name for run in self.runs]
         if len(set(names)) < len(names):
             raise ConfigError(f"runs: every name once; found {', '.join(names)}")

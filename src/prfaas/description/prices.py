@@ -9,6 +9,9 @@ import msgspec
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 
+_LEAST, _MOST = 1e-9, 1e12
+"""US dollars: others are slips, and their quotients no numbers."""
+
 
 class LinkPrice(Strict, frozen=True):
     """What one direction of a line costs. ``usd_per_gb`` is per 10^9 bytes sent."""
@@ -51,3 +54,5 @@ class Prices(Strict, frozen=True):
 def _check(what: str, usd: float) -> None:
     if not 0 <= usd < inf:
         raise ConfigError(f"{what}: {usd:g}; write 0 or more")
+    if not (usd == 0 or _LEAST <= usd <= _MOST):
+        raise ConfigError(f"{what}: {usd:g}; write 0, or {_LEAST:g} to {_MOST:g}")

@@ -14,6 +14,9 @@ from prfaas.workload.arrivals import Arrivals, Process
 from prfaas.workload.files import TraceSource
 from prfaas.workload.lengths import HistogramLengths, LengthDistribution, TruncatedLogNormal
 
+_LONGEST_ANSWER, _MOST_REQUESTS, _MOST_FASTER = 1 << 24, 100_000_000, 1e6
+"""What is beyond them takes memory or time without end."""
+
 
 class LogNormalConfig(Strict, frozen=True):
     """ln(tokens) normal with mean ``mu`` and deviation ``sigma``, kept to [low, high] tokens. The
@@ -106,16 +109,21 @@ class WorkloadConfig(Strict, frozen=True):
         """Raises ConfigError for what the types cannot say."""
         if self.lengths is not None and self.trace is not None:
             raise ConfigError("lengths and trace exclude each other; leave one of them out")
-        if self.output_tokens is not None and not 1 <= self.output_tokens < inf:
-            raise ConfigError(f"output_tokens: {self.output_tokens:g}; write 1 or more")
+        if self.output_tokens is not None and not 1 <= self.output_tokens <= _LONGEST_ANSWER:
+            most = f"up to {_LONGEST_ANSWER}"
+            raise ConfigError(f"output_tokens: {self.output_tokens:g}; write 1 or more, {most}")
         if not 0 <= self.prefix_hit_rate < 1:
             raise ConfigError(f"prefix_hit_rate: {self.prefix_hit_rate:g}; write a share below 1")
         if self.trace is not None and self.prefix_hit_rate:
             raise ConfigError("prefix_hit_rate: leave it out, the trace's own reuse is replayed")
-        if self.requests < 1:
-            raise ConfigError(f"requests: {self.requests}; write 1 or more")
+        if not 1 <= self.requests <= _MOST_REQUESTS:
+            most = f"up to {_MOST_REQUESTS}"
+            raise ConfigError(f"requests: {self.requests}; write 1 or more, {most}")
         if not 0 < self.speed_up < inf:
             raise ConfigError(f"speed_up: {self.speed_up:g}; write more than 0")
+        if not 1 / _MOST_FASTER <= self.speed_up <= _MOST_FASTER:
+            fewer, more = 1 / _MOST_FASTER, _MOST_FASTER
+            raise ConfigError(f"speed_up: {self.speed_up:g}; write {fewer:g} to {more:g}")
         if self.lengths is not None:
             with naming("lengths"):
                 self.lengths.distribution()

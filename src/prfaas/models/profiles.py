@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from importlib import resources
 from math import isfinite
 from pathlib import Path
-from typing import Literal, overload
+from typing import Annotated, Literal, overload
 
 import msgspec
 
@@ -178,6 +178,11 @@ def common_kv_size(
     return found[0]
 
 
+_MOST_SEQUENCES, _LONGEST = 1 << 20, 1 << 40
+_LEAST_S, _MOST_S = 1e-9, 1e9
+"""What is beyond them is a slip."""
+
+
 class _Points(Strict, frozen=True):
     points: dict[str | int, float]
     interpolation: Interpolation = "linear"
@@ -191,7 +196,7 @@ class _Kv(Strict, frozen=True):
 class _ProfileFile(Strict, frozen=True):
     name: str
     hardware: str
-    gpus: int
+    gpus: Annotated[int, msgspec.Meta(le=1 << 16)]
     source: str
     basis: Basis
     note: str | None = None
@@ -237,7 +242,7 @@ def _from_file(file: _ProfileFile, *, source: str) -> InstanceProfile:
     if file.gpus < 1:
         raise ConfigError(f"{source}: gpus: {file.gpus}; an instance has at least one GPU")
     prefill = _table(file.prefill, f"{source}: prefill")
-    decode = _table(file.decode, f"{source}: decode")
+    decode = _table(file.decode, f"{source}: decode", longest=_MOST_SEQUENCES)
     load = _table(file.load, f"{source}: load")
     kv = file.kv
     return InstanceProfile(
@@ -256,10 +261,17 @@ def _from_file(file: _ProfileFile, *, source: str) -> InstanceProfile:
     )
 
 
-def _table(points: _Points | None, what: str) -> Table | None:
+def _table(points: _Points | None, what: str, *, longest: int = _LONGEST) -> Table | None:
     if points is None:
         return None
     x, y = [parse_tokens(key) for key in points.points], list(points.points.values())
     if not all(map(isfinite, y)):
         raise ConfigError(f"{what}: values must be finite: {y}")
+    if max(x, default=0) > longest or not all(
+        value <= 0 or _LEAST_S <= value <= _MOST_S for value in y
+    ):
+        raise ConfigError(
+            f"{what}: points go up to {longest}, and take {_LEAST_S:g} to {_MOST_S:g} s: "
+            f"{points.points}"
+        )
     return Table(x, y, interpolation=points.interpolation, what=what)

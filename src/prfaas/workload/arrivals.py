@@ -20,6 +20,8 @@ Process = Literal["uniform", "poisson", "bursty", "diurnal"]
 Times = NDArray[np.float64]
 _SPAN_S = 600.0
 """How long each published rate holds (ServeGen)."""
+_RATES, _VARIATIONS, _PERIODS_S = (1e-4, 1e6), (1e-2, 1e3), (1.0, 1e9)
+"""What is simulated second by second meanwhile comes to an end."""
 
 
 class Arrivals(msgspec.Struct, frozen=True):
@@ -36,13 +38,15 @@ class Arrivals(msgspec.Struct, frozen=True):
     period_s: float = 86400.0
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("rate", self.rate_per_s),
-            ("variation", self.variation),
-            ("period", self.period_s),
+        for name, value, (least, most) in (
+            ("rate", self.rate_per_s, _RATES),
+            ("variation", self.variation, _VARIATIONS),
+            ("period", self.period_s, _PERIODS_S),
         ):
             if not 0 < value < inf:
                 raise ConfigError(f"{name} {value:g}: write more than 0")
+            if not least <= value <= most:
+                raise ConfigError(f"{name} {value:g}: write {least:g} to {most:g}")
         if not 0 <= self.swing < 1:
             raise ConfigError(f"swing {self.swing:g}: write a share, 0 to below 1")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import inf, isfinite
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ Function = Callable[[FloatArray], FloatArray]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _PANELS = 256
+_LEAST, _MOST = 1e-3, 100.0
+"""Of a logarithm: narrower is one length, and what is beyond no length at all."""
 
 
 class LengthDistribution(ABC):
@@ -109,10 +111,10 @@ class TruncatedLogNormal(LengthDistribution):
     """
 
     def __init__(self, mu: float, sigma: float, low: float, high: float) -> None:
-        if not (isfinite(mu) and 0 < sigma < inf and 0 < low < high < inf):
+        if not (abs(mu) <= _MOST and _LEAST <= sigma <= _MOST and 0 < low < high < inf):
             raise ConfigError(
-                "log-normal lengths need a finite mu, sigma > 0 and 0 < low < high; "
-                f"got mu {mu}, sigma {sigma}, low {low}, high {high}"
+                f"log-normal lengths need a finite mu within +-{_MOST:g}, sigma > 0 ({_LEAST:g} to "
+                f"{_MOST:g}) and 0 < low < high; got mu {mu}, sigma {sigma}, low {low}, high {high}"
             )
         self.mu, self.sigma, self.low, self.high = mu, sigma, float(low), float(high)
         self._start = float(ndtr((np.log(low) - mu) / sigma))

@@ -26,6 +26,8 @@ def test_units_are_what_they_say() -> None:
         (parse_tokens, "1e400", "more than can be computed with"),
         (parse_bytes, "1e400 B", "more than can be computed with"),
         (parse_rate, "1e308 Gbps", "more than can be computed with"),
+        (parse_tokens, "1e300K", "more than can be computed with"),
+        (parse_duration, "1e-300 s", "less than can be computed with"),
     ],
 )
 def test_other_things_are_refused(parse: Callable[[str], float], text: str, says: str) -> None:

@@ -85,6 +85,20 @@ def test_bad_files_say_what_is_wrong(text: str, says: str) -> None:
         parse_profile(text, source="p.yaml")
 
 
+@pytest.mark.parametrize(
+    ("points", "says"),
+    [
+        ("{1e18: 0.02}", "decode: points go up to 1048576"),
+        ("{8: 1.0e-300}", "decode: points .* take 1e-09 to 1e"),
+        ("{8: 1.0e+300}", "decode: points .* take 1e-09 to 1e"),
+    ],
+)
+def test_points_that_nothing_measures_are_slips(points: str, says: str) -> None:
+    """Each batch up to the largest is looked at."""
+    with pytest.raises(ConfigError, match=says):
+        parse_profile(f"{HEAD}gpus: 1\ndecode: {{points: {points}}}\n", source="p.yaml")
+
+
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="paper-1t-h200"):
         load_profile("h200")

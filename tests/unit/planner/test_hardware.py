@@ -43,6 +43,8 @@ TEXT = (Path(__file__).parents[3] / "examples" / "paper.yaml").read_text()
         ("east: 4.50", "east: -1", "usd_per_gpu_hour: east: -1; write 0"),
         ("usd_per_month: 10000", "usd_per_month: .inf", "usd_per_month: inf; write 0 or more"),
         ("usd_per_month: 10000", "usd_per_gb: .nan", "usd_per_gb: nan; write 0 or more"),
+        ("usd_per_month: 10000", "usd_per_gb: 1.0e-300", "usd_per_gb: 1e-300; write 0, or 1e-09"),
+        ("east: 4.50", "east: 1.0e+300", r"east: 1e\+300; write 0, or 1e-09"),
         (
             "\nlinks:\n",
             "\nlinks:\n  - {from: east, to: west, rate: 1 Gbps}\n",

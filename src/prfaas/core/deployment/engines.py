@@ -12,7 +12,7 @@ from prfaas.core.planned import PlannedEngine
 
 EngineRole = Literal["prefill", "decode"]
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 ProcessName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 """Logs, sockets and sessions are called by it."""
 

@@ -8,12 +8,13 @@ import msgspec
 
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
+from prfaas.core.handoff import Priority
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_tokens
 
 DEFAULT_TENANT = "default"
 """Who carries one of ``gateway.api_keys``, or no key where none is asked for."""
-AboveZero = Annotated[float, msgspec.Meta(gt=0)]
+AboveZero = Annotated[float, msgspec.Meta(ge=1e-6, le=1e9)]
 
 
 class TenantConfig(Strict, frozen=True):
@@ -35,7 +36,7 @@ class TenantConfig(Strict, frozen=True):
     """At a time."""
     max_tokens: str | int | None = None
     """Prompt and possible answer tokens of all that is answered at a time."""
-    priority: int = 0
+    priority: Priority = 0
     """A lower number goes first."""
     weight: AboveZero = 1.0
     """Its share of what is short, beside the other tenants of its priority."""

@@ -107,6 +107,12 @@ def test_mistakes_in_links(old: str, new: str, said: str) -> None:
         ("request_deadline: 60 s", "request_deadline: 0 s", "gateway: request_deadline must be"),
         ("max_body: 1 MiB", "max_body: 0 B", "gateway: max_body must be above zero"),
         ("max_body: 1 MiB", "keepalive: 0 s", "gateway: keepalive must be above zero"),
+        ("max_num_seqs: 32", f"max_num_seqs: {10**30}", "engines[0].max_num_seqs"),
+        ("max_body: 1 MiB", f"max_index_blocks: {10**30}", "gateway.max_index_blocks"),
+        ("max_body: 1 MiB", "tenants: [{name: t, weight: .inf}]", "tenants[0].weight"),
+        ("max_body: 1 MiB", "tenants: [{name: t, weight: 1.0e-300}]", "tenants[0].weight"),
+        ("max_body: 1 MiB", "tenants: [{name: t, requests_per_s: .inf}]", "requests_per_s"),
+        ("max_body: 1 MiB", f"tenants: [{{name: t, priority: {10**30}}}]", "tenants[0].priority"),
         ("max_body: 1 MiB", "certificate_name: a-west", "engine or agent name used twice: a-west"),
         (
             "max_body: 1 MiB",
