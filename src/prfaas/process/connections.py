@@ -14,10 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from prfaas.core.addresses import network_of
-
-_SHARE = 8
-"""A network with more than this part of all strangers pays for its newcomers itself, and whose are
-more of the known ones that ask for nothing."""
+from prfaas.process.crowd import Crowd
 
 
 class Connection:
@@ -29,34 +26,6 @@ class Connection:
         self.network, self.since, self.whose = network, now, ""
         self.drop: Callable[[], object] = bool
         self.known = self.busy = False
-
-
-class _Crowd:
-    """Connections, the oldest first, and whose they are."""
-
-    def __init__(self) -> None:
-        self.all: OrderedDict[Connection, None] = OrderedDict()
-        self._of: dict[str, OrderedDict[Connection, None]] = {}
-
-    def add(self, connection: Connection, whose: str) -> None:
-        self.all[connection] = None
-        self._of.setdefault(whose, OrderedDict())[connection] = None
-
-    def remove(self, connection: Connection, whose: str) -> bool:
-        """Whether it was there."""
-        if connection not in self.all:
-            return False
-        del self.all[connection]
-        own = self._of[whose]
-        del own[connection]
-        if not own:
-            del self._of[whose]
-        return True
-
-    def makes_room(self, whose: str, most: int) -> Connection:
-        """Who goes where there are as many as there may be, and one more comes."""
-        own = self._of.get(whose, ())
-        return next(iter(own if len(own) * _SHARE > most else self.all))
 
 
 class Connections:
@@ -75,7 +44,7 @@ class Connections:
         self.most, self._stranger_s, self._idle_s = most, stranger_s, idle_s
         self._stuck_s = stuck_s
         self._stuck: OrderedDict[Connection, float] = OrderedDict()
-        self._strangers, self._idle = _Crowd(), _Crowd()
+        self._strangers, self._idle = Crowd[Connection](), Crowd[Connection]()
         self.busy = 0
         self.dropped: Counter[str] = Counter()
         """So far, by why: ``room``, ``silent``, ``stuck``."""

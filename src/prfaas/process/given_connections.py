@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
-from prfaas.core.addresses import Address
+from prfaas.core.addresses import Address, network_of
+from prfaas.process.crowd import Crowd
+from prfaas.process.descriptors import share_of_files
 
-_MOST = 4096
-"""That wait to be served, as in a kernel's queue; the next are closed."""
+_MOST = 2048
+"""That wait to be served."""
+_SHARE_OF_FILES = 8
+"""Of all descriptors that the process may have, those that wait get this part at most."""
+
+
+class _Given(NamedTuple):
+    sock: socket.socket
+    peer: Any
+    network: str
 
 
 class GivenConnections:
     """Connections that somebody accepts for whoever serves them. `give` from any thread.
+
+    Where too many wait the oldest goes, of the newcomer's own network where that has many: a
+    kernel's queue would have those that find no room ask again, here they are accepted already.
 
     Args:
         address: where they come to.
@@ -24,19 +36,28 @@ class GivenConnections:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[socket.socket, Any]] = deque()
+        self._most = share_of_files(_SHARE_OF_FILES, most=_MOST)
+        self._waiting = Crowd[_Given]()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closed = False
 
-    def give(self, sock: socket.socket, peer: Any) -> None:
-        """This connection, of which nothing has been read, is theirs; ``peer``: its address."""
+    def give(self, sock: socket.socket, peer: Any) -> bool:
+        """This connection, of which nothing has been read, is theirs; ``peer``: its address. False
+        where another one had to go for it."""
         with self._lock:
-            if self._closed or len(self._waiting) >= _MOST:
+            if self._closed:
                 sock.close()
-                return
-            if not self._waiting:
+                return True
+            given, waiting = _Given(sock, peer, network_of(peer[0])), self._waiting
+            if not waiting.all:
                 os.eventfd_write(self._event, 1)
-            self._waiting.append((sock, peer))
+            full = len(waiting.all) >= self._most
+            if full:
+                gone = waiting.makes_room(given.network, self._most)
+                waiting.remove(gone, gone.network)
+                gone.sock.close()
+            waiting.add(given, given.network)
+            return not full
 
     def fileno(self) -> int:
         """Is readable while there is one to accept."""
@@ -45,12 +66,14 @@ class GivenConnections:
     def accept(self) -> tuple[socket.socket, Any]:
         """The next, as a socket that listens would give it. Raises BlockingIOError."""
         with self._lock:
-            if not self._waiting:
+            waiting = self._waiting
+            if not waiting.all:
                 raise BlockingIOError
-            found = self._waiting.popleft()
-            if not self._waiting:
+            given = next(iter(waiting.all))
+            waiting.remove(given, given.network)
+            if not waiting.all:
                 os.eventfd_read(self._event)
-            return found
+            return given.sock, given.peer
 
     def getsockname(self) -> tuple[str, int]:
         """See `socket.socket`."""
@@ -62,7 +85,7 @@ class GivenConnections:
             if self._closed:
                 return
             self._closed = True
-            for sock, _ in self._waiting:
-                sock.close()
-            self._waiting.clear()
+            for given in self._waiting.all:
+                given.sock.close()
+            self._waiting = Crowd()
             os.close(self._event)

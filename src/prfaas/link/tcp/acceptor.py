@@ -58,7 +58,7 @@ class Listener(Protocol):
 class Others(Protocol):
     """Whoever serves connections of another protocol that come to the same port."""
 
-    def give(self, sock: socket.socket, peer: Any) -> None: ...
+    def give(self, sock: socket.socket, peer: Any) -> bool: ...
 
 
 class ServerTls(Protocol):
@@ -189,7 +189,8 @@ class Acceptor(threading.Thread):
         self._unwatch(connection)
         if not for_link:
             assert self._others is not None
-            self._others.give(connection.socket, connection.peer)
+            if not self._others.give(connection.socket, connection.peer):
+                self.turned_away["overflow"] += 1
         elif not self._gives_away(connection.socket, connection.peer):
             self._watch(connection)
             return True

@@ -360,9 +360,11 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.given: list[tuple[socket.socket, Any]] = []
+        self.room = True
 
-    def give(self, sock: socket.socket, peer: Any) -> None:
+    def give(self, sock: socket.socket, peer: Any) -> bool:
         self.given.append((sock, peer))
+        return self.room
 
     def close(self) -> None:
         for sock, _ in self.given:
@@ -442,6 +444,13 @@ def test_a_first_message_that_does_not_end_wakes_nobody(elsewhere: Elsewhere) ->
         assert len(elsewhere.given) == 1
         given = elsewhere.given[0][0]
         assert given.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+    assert "overflow" not in door.turned_away
+    elsewhere.room = False
+    with socket.create_connection(parse_address(door.address)) as sock:
+        door._serve_ready()
+        sock.sendall(b"GET")
+        door._serve_ready()
+        assert door.turned_away["overflow"] == 1, "another had to go for it"
     door.stop()
     door.run()
 
