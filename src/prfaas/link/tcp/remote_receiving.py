@@ -144,7 +144,7 @@ class RemoteReceivingThread(threading.Thread):
                 if isinstance(item, bool):
                     frame = Frame(_ARRIVED, intact=item)
                 else:
-                    header = Header(Kind(item[0]), *item[1:6])
+                    header = Header(*item[:6])
                     frame = Frame(header, item[6], data_follows=header.kind is Kind.DATA)
                 self.connection.heard(frame, now=now)
         except PeerError as error:

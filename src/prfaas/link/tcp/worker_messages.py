@@ -13,12 +13,12 @@ import select
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
-from prfaas.core.errors import LinkError
-from prfaas.link.protocol.frames import Hello, Welcome
+from prfaas.core.errors import UNREADABLE, LinkError
+from prfaas.link.protocol.frames import Hello, Kind, Welcome
 
 MOST_INLINE_BYTES = 32 * 1024
 """Of frames in one message, from when on no other is added: a frame has at most 4140 bytes."""
@@ -30,7 +30,9 @@ Extent = tuple[int, int]
 """(offset, length) in the arena. Any bytes will do where the offset is below 0: a link test's."""
 
 
-HeardFrame = tuple[int, int, int, int, int, int, bytes]
+_U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+_U64 = Annotated[int, msgspec.Meta(ge=0)]
+HeardFrame = tuple[Kind, _U32, _U32, _U64, _U64, _U64, bytes]
 """The fields of a `Header`, then the body."""
 
 
@@ -185,8 +187,11 @@ class Pipe(Generic[Said]):
 
     def receive(self, *, wait: bool = False) -> Said | None:
         """The next message; None where there is none now, or where the other end is gone
-        (``ended``)."""
-        flags = 0 if wait else socket.MSG_DONTWAIT
+        (``ended``). Raises LinkError for what is none."""
+        message = self._take(0 if wait else socket.MSG_DONTWAIT)
+        return None if message is None else self._read(message)
+
+    def _take(self, flags: int) -> memoryview | None:
         try:
             count = self._socket.recv_into(self._buffer, 0, flags)
         except BlockingIOError:
@@ -196,10 +201,16 @@ class Pipe(Generic[Said]):
         if not count:
             self.ended = True
             return None
-        return self._decode(self._buffer[:count])  # type: ignore[no-any-return]
+        return self._buffer[:count]
+
+    def _read(self, message: bytes | memoryview) -> Said:
+        try:
+            return self._decode(message)  # type: ignore[no-any-return]
+        except UNREADABLE as error:
+            raise LinkError(f"a link process says what is no message: {error}") from error
 
     def receive_with_fds(self, *, wait: bool) -> tuple[Said, list[int]] | None:
-        """The same, with the descriptors that came with it."""
+        """The same, with the descriptors that came with it. Raises LinkError likewise."""
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
             # `socket.recv_fds` does not pass its flags on (Python 3.11).
@@ -215,7 +226,7 @@ class Pipe(Generic[Said]):
         fds = array.array("i")
         for _, _, raw in rights:
             fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-        return self._decode(data), list(fds)
+        return self._read(data), list(fds)
 
     def end(self) -> None:
         """Say no more: the other end is to let go. It does so by closing."""
@@ -231,7 +242,7 @@ class Pipe(Generic[Said]):
             left_s = until - time.monotonic()
             if left_s <= 0 or not poll.poll(left_s * 1000):
                 return False
-            self.receive()
+            self._take(socket.MSG_DONTWAIT)
         return True
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 
 from prfaas.core.errors import LinkError
@@ -11,6 +12,7 @@ from prfaas.link.protocol.frames import HEADER_BYTES, MAX_BODY_BYTES
 from prfaas.link.tcp.worker_messages import (
     MOST_INLINE_BYTES,
     Answer,
+    FromConnection,
     Heard,
     Incoming,
     Order,
@@ -85,3 +87,26 @@ def test_an_end_is_waited_for_no_longer_than_said() -> None:
     worker.close()
     assert agent.wait_for_end(60.0)
     agent.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["Heard", [[17, 0, 0, 1, 2, 3, b""]]],
+        ["Heard", [[8, 0, -1, 1, 2, 3, b""]]],
+        ["Heard", [[8, 1 << 32, 0, 1, 2, 3, b""]]],
+        ["Order", []],
+        "nothing",
+    ],
+)
+def test_what_is_no_message_ends_a_connection_in_peace(said: object) -> None:
+    """What a header cannot say nobody answers; and whoever lets go waits for the end alone."""
+    ours, theirs = pipe_pair()
+    receiver: Pipe[Heard] = Pipe(theirs, FromConnection)
+    for _ in range(2):
+        ours.send(msgspec.msgpack.encode(said))
+    with pytest.raises(LinkError, match="what is no message"):
+        receiver.receive()
+    ours.close()
+    assert receiver.wait_for_end(1.0)
+    receiver.close()
