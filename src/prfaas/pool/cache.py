@@ -271,12 +271,12 @@ class Cache:
         return [*self._entries, *self._leaving.values()]
 
     def _worth(self, entry: Entry) -> bool:
-        slots = self._books.slots
+        slots, count = self._books.slots, len(entry.slots)
         readable = slots.slot_count - slots.export_slots
-        fits = 0 < len(entry.slots) <= min(self.most_slots, readable)
-        if not fits or entry.naming != self._books.naming:
-            return False
-        if not self.room_to_read(len(entry.slots)):
+        fits = 0 < count <= min(self.most_slots, readable) and self.room_to_read(count)
+        # A peer chooses its epochs, and may know ours: two of one key could not be told apart.
+        known = any(place.get(entry.key) for place in (self._entries, self._leaving, self._disk))
+        if not fits or known or entry.naming != self._books.naming:
             return False
         other = self._entries.holding(entry.what)
         if other is not None:

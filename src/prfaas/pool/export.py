@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent, merged
@@ -79,10 +80,14 @@ def malformed(event: ExportBegun, longest_deadline_s: float = LONGEST_DEADLINE_S
 
 
 def checked_extents(event: SlotFilled, slot_bytes: int) -> list[Extent]:
-    """A slot's extents, neighbours merged. Raises EngineError for one outside the slot."""
+    """A slot's extents, neighbours merged. Raises EngineError for one outside the slot, or that
+    shares memory with another."""
     first, end = event.slot * slot_bytes, (event.slot + 1) * slot_bytes
     for extent in event.extents:
         flat, arena, length = extent
         if length <= 0 or flat < 0 or not first <= arena <= end - length:
             raise EngineError(f"{extent} lies outside slot {event.slot}")
+    in_order = sorted(event.extents, key=lambda extent: extent.arena_offset)
+    if any(one.arena_end > other.arena_offset for one, other in pairwise(in_order)):
+        raise EngineError(f"extents in slot {event.slot} share memory")
     return merged(event.extents)

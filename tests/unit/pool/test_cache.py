@@ -193,6 +193,18 @@ def test_names_that_come_again_are_no_prefix() -> None:
     assert rig.cached() == ["x"]
 
 
+def test_two_transfers_of_one_name_and_epoch_are_not_both_kept() -> None:
+    """A peer chooses its own epochs: one that is kept would be lost under the other."""
+    rig = Rig()
+    rig.receive("x", prompt(1, 1))
+    rig.at(1000.0)
+    rig.epoch -= 1
+    assert rig.receive("x", prompt(2, 1)) == []
+    rig.pool.check_integrity()
+    assert rig.cached() == ["x"]
+    assert rig.pool.snapshot().slots.free == COUNT - 1
+
+
 def test_a_longer_prompt_is_put_together_from_its_turns() -> None:
     rig = Rig()
     tokens = prompt(1, 3)

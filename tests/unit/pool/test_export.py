@@ -25,6 +25,20 @@ def test_extents_lie_in_their_slot(arena_offset: int, length: int) -> None:
         checked_extents(SlotFilled(1, "x", 2, (Extent(0, arena_offset, length),)), 16)
 
 
+@pytest.mark.parametrize(
+    "extents",
+    [
+        (Extent(0, 32, 4), Extent(128, 32, 16)),
+        (Extent(0, 36, 4), Extent(128, 32, 5)),
+        (Extent(0, 32, 16), Extent(64, 40, 1), Extent(32, 44, 4)),
+    ],
+)
+def test_no_memory_is_of_two_ranges(extents: tuple[Extent, ...]) -> None:
+    """What packs others' bytes into the gaps would not see which memory is free."""
+    with pytest.raises(EngineError, match="share memory"):
+        checked_extents(SlotFilled(1, "x", 2, extents), 16)
+
+
 @pytest.mark.parametrize("deadline_s", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_a_deadline_is_a_time_to_come(deadline_s: float) -> None:
     reason = malformed(ExportBegun(1, "x", "west", 0, 16, 5, deadline_s, MOCK_DIGEST, ("b",)))
