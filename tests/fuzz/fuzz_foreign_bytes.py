@@ -27,6 +27,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import agent_pool
 import foreign_http
 import link_frames
 import msgspec
@@ -34,6 +35,7 @@ from mutations import Made, altered, misshapen, mutated
 from xxhash import xxh3_64_intdigest
 
 from prfaas.core.cache_copies import AwaitCopy
+from prfaas.core.cache_news import Alive as DiskRate
 from prfaas.core.cache_news import CacheNews, Evicted, KeyedWith, Stored, Whole
 from prfaas.core.errors import (
     UNREADABLE,
@@ -251,8 +253,10 @@ _NEWS = [
         KeyedWith(key_id(b"seed")),
         Stored("x", 0, 1, "layout", _PREFIX, 20),
         Stored("y", 0, 1, "layout", _PREFIX),
+        Stored("x", 0, 1, "layout", _PREFIX, tier="disk"),
         Evicted("x", 0, 1),
         Whole(),
+        DiskRate(2e9),
     )
 ]
 _COPY = msgspec.msgpack.encode(AwaitCopy(prefix=_PREFIX, deadline_s=3.0))
@@ -260,7 +264,7 @@ _COPY = msgspec.msgpack.encode(AwaitCopy(prefix=_PREFIX, deadline_s=3.0))
 
 def cache_news(rng: random.Random) -> None:
     pools = Pools(b"seed", max_blocks=1000, most_holders=4)
-    for line in _NEWS:
+    for line in (*_NEWS, *rng.choices(_NEWS, k=3)):
         try:
             line = altered(rng, line, msgspec.json) if rng.random() < 0.5 else line
             pools.take("a", msgspec.json.decode(line, type=CacheNews))  # type: ignore[arg-type]
@@ -275,7 +279,15 @@ def cache_news(rng: random.Random) -> None:
         from_token=0,
         to_token=20,
     )
+    pools.whole(KnownTokens(_TOKENS), salt="s", adapter=None)
     pools.index.check_integrity()
+    for part in ("x", "y"):
+        pools.take("a", Evicted(part, 0, 1))
+    assert all(rate >= 1.0 for rate in pools.disk_rates.values())
+    for holding in pools._holdings.values():
+        for holder in filter(None, (holding._anywhere, holding._memory)):
+            left = holder._blocks or holder._states or holder._early or holder._index.blocks
+            assert len(holding) or not left, "what is gone leaves nothing behind"
 
 
 def cache_copies(rng: random.Random) -> None:
@@ -490,7 +502,8 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        *foreign_http.TARGETS, link_frames.first_message, link_frames.link_frames,
+        *foreign_http.TARGETS, *agent_pool.TARGETS, link_frames.first_message,
+        link_frames.link_frames,
         http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
         spilled_file,
         gateway_sessions, worker_messages,
