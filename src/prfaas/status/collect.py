@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from statistics import median
 from typing import Any, TypeVar
 
@@ -281,9 +282,12 @@ def _threshold_tokens(config: SchedulerConfig) -> int | None:
 
 
 def _decisions(answer: _Decisions) -> list[Decision]:
-    names = Decision.__struct_fields__
-    rows = [{k: v for k, v in row.items() if k in names} for row in answer.requests]
-    return [msgspec.convert(row, Decision) for row in rows]
+    names, found = Decision.__struct_fields__, list[Decision]()
+    for row in answer.requests:
+        known = {k: v for k, v in row.items() if k in names}
+        with suppress(*UNREADABLE):
+            found.append(msgspec.convert(known, Decision))
+    return found
 
 
 def _troubles(

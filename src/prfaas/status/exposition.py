@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+_MOST = 2.0**62
+"""Nothing that is counted comes to more; products of two are still numbers."""
+
 
 class MetricsPage:
-    """The samples of a ``/metrics`` answer, but those that are no finite numbers; an empty page
-    where there was none, or none that can be read."""
+    """The samples of a ``/metrics`` answer, but those that are no numbers to compute with; an empty
+    page where there was none, or none that can be read."""
 
     def __init__(self, text: str) -> None:
         self._samples: dict[str, list[Sample]] = {}
         try:
             for family in text_string_to_metric_families(text):
-                for sample in filter(_is_finite, family.samples):
+                for sample in filter(_is_number, family.samples):
                     self._samples.setdefault(sample.name, []).append(sample)
         except Exception:  # Whatever nonsense does to a parser.
             self._samples.clear()
@@ -25,8 +27,7 @@ class MetricsPage:
     def value(self, name: str, **labels: str) -> float | None:
         """The sum of the samples with these labels; None where there is none that is a number."""
         found = [s.value for s in self._with(name, labels)]
-        total = sum(found)
-        return total if found and isfinite(total) else None
+        return sum(found) if found else None
 
     def by(self, name: str, *labels: str) -> dict[str, int]:
         """Whole numbers by the values of ``labels``, which are joined with a space."""
@@ -42,5 +43,5 @@ class MetricsPage:
                 yield sample
 
 
-def _is_finite(sample: Sample) -> bool:
-    return isfinite(sample.value)
+def _is_number(sample: Sample) -> bool:
+    return abs(sample.value) <= _MOST

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import aiohttp
 import msgspec
+import pytest
 
+from prfaas.status import collect as status_collect
 from prfaas.status.collect import collect
 from prfaas.status.snapshot import Snapshot
+from prfaas.status.view import draw
 from prfaas.testing.mock_deployment import MockDeployment
 
 LONG = list(range(100))
@@ -44,6 +47,28 @@ async def test_a_deployment_that_is_well() -> None:
     assert (decision.route, decision.total_tokens) == ("offload", 100)
     assert (decision.prefill_engine, decision.outcome) == ("e1", "ok")
     assert sum(snapshot.gateway.requests.values()) == 1
+
+
+async def test_nonsense_of_one_process_hides_nothing_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows that are none, and numbers that are too large to be multiplied or shown."""
+    mock, read = MockDeployment(), status_collect.read_at_most
+
+    async def nonsense(response: aiohttp.ClientResponse, most: int) -> bytes:
+        if response.url.path == "/requests":
+            return b'{"requests": [{"request_id": 5}, {"outcome": []}]}'
+        if response.url.port in {a.port for a in mock.agents.values()}:
+            return b'prfaas_pool_slots{state="free"} 1e308\nprfaas_pool_slot_bytes 1e308\n'
+        return await read(response, most)
+
+    monkeypatch.setattr(status_collect, "read_at_most", nonsense)
+    async with mock.running() as client:
+        await mock.ready()
+        snapshot = await ask(mock, base(client))
+    assert snapshot.decisions == []
+    assert all(engine.up for cluster in snapshot.clusters for engine in cluster.engines)
+    draw(snapshot)
 
 
 async def test_what_is_away_is_a_trouble_in_words() -> None:

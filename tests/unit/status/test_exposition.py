@@ -40,3 +40,9 @@ def test_nonsense_says_nothing(nonsense: str) -> None:
 
 def test_a_sum_that_is_no_number_says_nothing() -> None:
     assert MetricsPage('a{b="1"} 1e308\na{b="2"} 1e308\n').value("a") is None
+
+
+def test_what_nothing_can_be_computed_with_says_nothing() -> None:
+    """Sizes are products of two numbers, which one process alone could make too large to show."""
+    page = MetricsPage('a{b="1"} 1e308\na{b="2"} -1e308\na{b="3"} 2\n')
+    assert (page.value("a"), page.by("a", "b")) == (2, {"3": 2})
