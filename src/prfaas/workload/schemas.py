@@ -23,6 +23,7 @@ from prfaas.workload.stamps import SECONDS_PER, Raw, TimeUnit, seconds_after_fir
 from prfaas.workload.trace import PooledTrace, RecordedTrace, TraceFormat
 
 _RATE_SPAN_S = 600
+_LONGEST, _MOST_WEIGHT = 1 << 40, 1e18
 _T = TypeVar("_T")
 
 
@@ -224,4 +225,8 @@ def _recorded(
 
 def _weighted(histogram: dict[str, float]) -> EmpiricalLengths:
     kept = {int(tokens): w for tokens, w in histogram.items() if int(tokens) > 0 and w > 0}
+    if max(kept, default=0) > _LONGEST or sum(kept.values()) > _MOST_WEIGHT:
+        raise ConfigError(
+            f"a histogram's lengths end at {_LONGEST}, its weights at {_MOST_WEIGHT:g}"
+        )
     return EmpiricalLengths(list(kept), list(kept.values()))

@@ -204,6 +204,10 @@ def _ahead_s(local: datetime, zone: tzinfo) -> int:
     return round(offset.total_seconds())
 
 
+_A_YEAR = 400
+"""Days; some to spare."""
+
+
 def _refuse_change(texts: Sequence[str], local_ns: Sequence[int]) -> None:
     """Raise ConfigError if some zone's clocks change between the first stamp and the last: then
     the time between two stamps depends on where they were taken."""
@@ -221,5 +225,6 @@ def _refuse_change(texts: Sequence[str], local_ns: Sequence[int]) -> None:
 
 
 def _daily(low: int, high: int) -> Iterable[int]:
-    yield from range(low, high, 86400 * _NS)
+    """Of more than a year the first: clocks that are changed are changed in each."""
+    yield from range(low, min(high, low + _A_YEAR * 86400 * _NS), 86400 * _NS)
     yield high

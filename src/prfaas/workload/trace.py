@@ -28,8 +28,13 @@ class TraceFormat(Strict, frozen=True):
             raise ConfigError(f"block_tokens: {self.block_tokens}; write 1 or more")
 
 
+_LONGEST, _LONGEST_S = 1 << 40, 1e9
+"""Tokens, and seconds (30 years): what is beyond is a slip, and would be simulated without end."""
+
+
 class RecordedTrace(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests in order of arrival, in sequences of equal length."""
+    """Requests in order of arrival, in sequences of equal length. Raises ConfigError for lengths
+    and times that none has."""
 
     arrivals: list[float] | None
     """Seconds after the first, rising; None where the trace records no times (then the order is
@@ -42,6 +47,15 @@ class RecordedTrace(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int = MOONCAKE_BLOCK_TOKENS
     clipped_share: float = 0.0
     """Of the prompts: those that `clipped` cut."""
+
+    def __post_init__(self) -> None:
+        for what, least, counts in (("prompt", 1, self.prompts), ("answer", 0, self.outputs)):
+            for found in (min(counts, default=least), max(counts, default=least)):
+                if not least <= found <= _LONGEST:
+                    raise ConfigError(f"no {what} has {str(found)[:40]} tokens, at most {_LONGEST}")
+        if self.arrivals and not self.arrivals[-1] - self.arrivals[0] <= _LONGEST_S:
+            span_s = self.arrivals[-1] - self.arrivals[0]
+            raise ConfigError(f"times: {span_s:g} s are between the first and the last")
 
     def clipped(self, tokens: int) -> RecordedTrace:
         """The same requests with no prompt longer than ``tokens`` (1 or more)."""

@@ -166,3 +166,27 @@ def test_a_journals_answers_are_as_long_as_they_became() -> None:
     trace = recorded(text)
     assert list(trace.outputs) == [17, 4096, 4096]
     assert list(trace.prompts) == [5, 5, 5]
+
+
+@pytest.mark.parametrize("length", [1 << 41, 10**30, 10**400])
+def test_lengths_that_no_prompt_has_are_refused(length: int) -> None:
+    row = {"input_length": 5, "output_length": 5, "hash_ids": []}
+    for name in ("input_length", "output_length"):
+        with pytest.raises(ConfigError, match="tokens, at most 1099511627776"):
+            recorded(lines({**row, name: length}))
+    histogram = {"5": 1.0, str(length): 1.0}
+    with pytest.raises(ConfigError, match="lengths end at 1099511627776"):
+        parse_trace(json.dumps({"input_hist": histogram, "output_hist": {"5": 1.0}}), TraceFormat())
+
+
+def test_a_trace_has_no_ages_in_it() -> None:
+    """They would be simulated second by second."""
+    with pytest.raises(ConfigError, match=r"times: 1e\+18 s are between"):
+        recorded(BURST + "0,m,5,5\n1e18,m,5,5\n")
+
+
+def test_a_journals_answers_have_no_lengths_below_zero() -> None:
+    arrived = '{"at":0,"type":"RequestArrived","request_id":"r","total_tokens":5,'
+    ended = '{"at":1,"type":"RequestCompleted","request_id":"r","output_tokens":-5}'
+    with pytest.raises(ConfigError, match="no answer has -5 tokens"):
+        parse_trace(f'{arrived}"max_output_tokens":5}}\n{ended}\n', TraceFormat())

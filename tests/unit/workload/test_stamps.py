@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.core.errors import ConfigError
+from prfaas.workload import stamps
 from prfaas.workload.stamps import Raw, TimeUnit, seconds_after_first
 
 
@@ -86,6 +87,19 @@ def test_stamps_without_a_zone_are_asked_for_one_where_clocks_may_have_changed()
     assert seconds("2024-05-10 00:00:00", "2024-05-12 00:00:00") == [0, 2 * 86400]
     with pytest.raises(ConfigError, match="clocks of some change"):
         seconds("2024-01-10 00:00:00", "2024-05-12 00:00:00")
+
+
+def test_stamps_ages_apart_are_not_looked_at_day_by_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[datetime] = []
+
+    def ahead_s(local: datetime, _zone: tzinfo) -> int:
+        looked_at.append(local)
+        return len(looked_at) % 2
+
+    monkeypatch.setattr(stamps, "_ahead_s", ahead_s)
+    with pytest.raises(ConfigError, match="clocks of some change"):
+        seconds("0001-01-01 00:00:00", "9999-12-31 00:00:00")
+    assert len(looked_at) <= 401
 
 
 def test_times_that_are_there_twice_or_never_in_a_zone_are_refused() -> None:
