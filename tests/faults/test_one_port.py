@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -12,13 +13,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.faults.doors import certificates, shows
+from tests.faults.doors import certificates, running_agent, shows
 
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import PeerError
 from prfaas.launch.addresses import claimed
+from prfaas.link.protocol.frames import Hello
+from prfaas.link.tcp.dialing import introduce
 
 STUCK_S = 60.0
 HALF = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -126,3 +130,33 @@ async def turned_away(address: Address, context: ssl.SSLContext) -> bool:
             writer.close()
     except (ssl.SSLError, ConnectionError):
         return True
+
+
+class NoAlpn:
+    """What an agent of an older release dials with."""
+
+    def __init__(self, certs: Path) -> None:
+        self.client = shows(certs, "a")
+
+    def check_peer(self, sock: ssl.SSLSocket, agent: str) -> None: ...
+
+
+@pytest.mark.parametrize("secure", [True, False])
+async def test_who_speaks_the_kv_link_to_http_is_told_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, secure: bool
+) -> None:
+    """An agent of an older release, or one that dials where HTTP alone is served."""
+    async with AsyncExitStack() as stack:
+        if secure:
+            agent = (await stack.enter_async_context(two(tmp_path, secure=True))).agents["b"]
+        else:
+            agent = await stack.enter_async_context(running_agent(None, tmp_path))
+        address = agent.admin_url.partition("//")[2]
+        tls = NoAlpn(tmp_path / "certs") if secure else None
+        sock = await asyncio.to_thread(socket.create_connection, parse_address(address))
+        hello = Hello("a", agent.settings.name, 1, 1)
+        with pytest.raises(PeerError, match=r"rejected: HTTP is served here.*'prfaas-kv'"):
+            await asyncio.to_thread(introduce, sock, tls, hello, address, timeout_s=STUCK_S)
+        assert agent.connections.busy == 0
+    who = "a" if secure else "unknown"
+    assert f"refused cause=kv_link peer={who} " in caplog.text

@@ -14,12 +14,20 @@ from typing import cast
 from prfaas.agent.peers import Peers
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError, nobody_listens
+from prfaas.link.protocol.frames import Kind, reason
 from prfaas.process.descriptors import share_of_files
+from prfaas.process.http_handler import KV_LINK
 
 _LONGEST_HEAD = 4096
 _CONNECT_S = 4.0
 _MOST, _FILES_EACH = 16_384, 4
 """Tunnels at a time; each has two descriptors, and as many are for everything else."""
+_NO_LINK = reason(
+    Kind.REJECT,
+    "HTTP is served here, not the KV link: dial this agent's 'listen', or, where that is the same "
+    "address as its 'admin', with a release of prfaas that asks for 'prfaas-kv' (ALPN)",
+)
+_ASKED = "the KV link, without ALPN 'prfaas-kv' (an older release) or where 'admin' alone is served"
 Admitted = Callable[[], None]
 Lost = Callable[[BaseException | None], None]
 _CAUSES = {
@@ -28,8 +36,8 @@ _CAUSES = {
 
 
 class Tunnels:
-    """An `http_handler.Tunnel`. ``engines``: where those of this machine listen, as the file says
-    now."""
+    """An `http_handler.Tunnel`; who speaks the KV link is refused in its own words. ``engines``:
+    where those of this machine listen, as the file says now."""
 
     def __init__(self, peers: Peers, engines: Collection[Address]) -> None:
         self._peers, self.engines = peers, frozenset(engines)
@@ -51,6 +59,12 @@ class Tunnels:
         self, head: bytes, transport: asyncio.Transport, admitted: Admitted, lost: Lost
     ) -> None:
         """Take over a connection."""
+        if head.startswith(KV_LINK):
+            self._peers.refusals.note("kv_link", transport, _ASKED)
+            transport.set_protocol(_Refused(lost))
+            transport.write(_NO_LINK)
+            transport.close()
+            return
         near = _Near(self, transport, admitted, lost)
         transport.set_protocol(near)
         near.data_received(head)
@@ -173,6 +187,16 @@ class _Near(asyncio.Protocol):
     def abort(self) -> None:
         """Now."""
         self._transport.abort()
+
+
+class _Refused(asyncio.Protocol):
+    """Until it has heard so; what it still says is nobody's."""
+
+    def __init__(self, lost: Lost) -> None:
+        self._lost = lost
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._lost(exc)
 
 
 def _status_of(error: OSError) -> int:

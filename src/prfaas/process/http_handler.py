@@ -16,19 +16,20 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
+from prfaas.link.protocol.frames import Kind
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.lines import Lines
 from prfaas.process.taking_turns import TakingTurns, want
 from prfaas.process.turns import Turns
 from prfaas.tls.records import Watched, watch
 
-CONNECT = b"CONNECT "
+CONNECT, KV_LINK = b"CONNECT ", bytes([Kind.HELLO])
 Tunnel = Callable[
     [bytes, asyncio.Transport, Callable[[], None], Callable[[BaseException | None], None]], None
 ]
-"""Takes over a connection whose first bytes (given) begin with `CONNECT`. Calls the one function
-when it is known that this may be asked for: until then it is a stranger's. The other when it is
-lost."""
+"""Takes over a connection whose first bytes (given) begin with `CONNECT`, or with `KV_LINK`: it is
+dialled in the wrong place. Calls the one function when it is known that this may be asked for:
+until then it is a stranger's. The other when it is lost."""
 
 _HEAD_BYTES = 32 * 1024
 """Of all headers of a request: thousands of strangers that send some cost little memory."""
@@ -103,7 +104,8 @@ class StrangersHandler(TakingTurns):
             self._loop.call_later(_DROP_EVERY_S, self._resume_transport_reading)
             return
         tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
-        if tunnel is not None and data.startswith(CONNECT) and self.transport is not None:
+        is_others = data.startswith((CONNECT, KV_LINK))
+        if tunnel is not None and is_others and self.transport is not None:
             self.keep_alive(True)  # Or aiohttp ends it as a connection that asks for nothing.
             if self._records is not None:
                 self._records.told_elsewhere()
