@@ -29,6 +29,8 @@ _STEP = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 _STEPS = np.array([_STEP], np.uint64).T
 _MOST_FACTORS = 1 << 21
 """Kept: a block size has as many as it has tokens, twice 8 bytes each."""
+_MOST_EXTRAS, _MOST_EXTRA_BYTES = 10_000, 1 << 22
+"""Whose digests are kept: salts may be many, and an engine's words as long as it likes."""
 _FIRST_CHUNK, _GROWTH = 16, 4
 """Blocks: most prompts are known in part, so keys are computed as far as somebody may need them."""
 
@@ -60,6 +62,7 @@ class BlockHasher:
         self._seed = seed
         self._factors: dict[int, tuple[U64, U64, Place]] = {}
         self._extras: dict[bytes, tuple[int, int]] = {}
+        self._extra_bytes = 0
 
     def root(self, block_tokens: int) -> Place:
         """The place before the first block, another one for each block size."""
@@ -124,8 +127,10 @@ class BlockHasher:
     def _extra(self, extra: bytes) -> tuple[int, int]:
         found = self._extras.get(extra)
         if found is None:
-            if len(self._extras) > 10_000:  # Salts may be many.
+            if len(self._extras) > _MOST_EXTRAS or self._extra_bytes > _MOST_EXTRA_BYTES:
                 self._extras.clear()
+                self._extra_bytes = 0
+            self._extra_bytes += len(extra)
             key = hashlib.blake2b(self._seed, digest_size=32).digest()
             digest = hashlib.blake2b(extra, digest_size=16, key=key).digest()
             found = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import msgspec
 
@@ -20,6 +20,8 @@ MEDIA_TYPE = "application/x-prfaas-kv-events"
 ALIVE_S = 1.0
 """So often a follower hears something."""
 MOST_FRAME_BYTES = 4 * 1024 * 1024
+Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+"""Of a change: what a follower says of it an agent takes."""
 _LEVEL = 1
 """Keys are random: more effort gains nothing."""
 
@@ -56,21 +58,21 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     ``number``: of the change after which it is all (-1: an earlier release, which does not go on
     with what it was telling)."""
 
-    epoch: str
-    key_id: str
-    number: int = -1
+    epoch: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,64}\Z")]
+    key_id: Annotated[str, msgspec.Meta(max_length=64)]
+    number: Annotated[int, msgspec.Meta(ge=-1, le=1 << 53)] = -1
 
 
 class Reached(msgspec.Struct, frozen=True, tag="reached"):
     """All has been told that was held after change ``number``."""
 
-    number: int
+    number: Number
 
 
 class Changed(msgspec.Struct, frozen=True, tag="changed"):
     """The events of change ``number``."""
 
-    number: int
+    number: Number
     events: list[BlocksKeyed | BlocksGone]
 
 

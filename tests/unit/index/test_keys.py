@@ -112,3 +112,13 @@ def test_for_a_prompt_of_no_whole_block_nothing_is_made() -> None:
     assert not len(made.low)
     assert not len(made.high)
     assert not hasher._factors
+
+
+def test_of_what_engines_mix_in_not_all_is_kept_however_long_it_is() -> None:
+    hasher, tokens = BlockHasher(b"seed"), np.arange(4, dtype=np.uint32)
+    first = hasher.extend(hasher.root(4), tokens, 4, [b"x" * 1_000_000])
+    for number in range(20):
+        hasher.extend(hasher.root(4), tokens, 4, [b"%d" % number * 1_000_000])
+        assert sum(map(len, hasher._extras)) <= 8_000_000
+    again = hasher.extend(hasher.root(4), tokens, 4, [b"x" * 1_000_000])
+    assert np.array_equal(np.array(first), np.array(again))

@@ -300,6 +300,23 @@ def test_events_that_make_no_sense_are_errors(other: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
+    "frame",
+    [
+        {"type": "begun", "epoch": "e" * 65, "key_id": "k"},
+        {"type": "begun", "epoch": "a HTTP/1.1\r\n", "key_id": "k"},
+        {"type": "begun", "epoch": "e", "key_id": "k", "number": -2},
+        {"type": "reached", "number": 1 << 60},
+        {"type": "changed", "number": -1, "events": []},
+    ],
+)
+def test_places_that_nobody_can_go_on_from_are_errors(frame: dict[str, object]) -> None:
+    """A follower says them to the agent again, in a URL."""
+    body = msgspec.msgpack.encode(frame)
+    with pytest.raises(EngineError, match="unreadable cache events"):
+        list(frames_of(len(body).to_bytes(4, "big") + body))
+
+
+@pytest.mark.parametrize(
     "other",
     [
         {"block_size": MOST_BLOCK_TOKENS + 1},
