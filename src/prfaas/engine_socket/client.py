@@ -269,6 +269,8 @@ class AgentClient(AgentConnection):
         resolutions: list[Resolution] = []
         with self._changed:
             if isinstance(message, SlotsLeased):
+                if any(not 0 <= slot < session.slot_count for slot in message.slots):
+                    raise PeerError("agent lends slots that it does not have")
                 session.lease_asked = False
                 session.stock.extend(message.slots)
                 self._changed.notify_all()

@@ -179,8 +179,8 @@ class Registered(Message, frozen=True):
     file system, so the kernel frees it with the last process that maps it, however that dies."""
 
     agent: str
-    slot_bytes: int
-    slot_count: int
+    slot_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+    slot_count: Annotated[int, msgspec.Meta(ge=1, le=1 << 32)]
 
 
 class Refused(Message, frozen=True):
@@ -222,8 +222,8 @@ class LoadedPart(msgspec.Struct, frozen=True):
     """Bytes of a transfer of tokens [from_token, to_token): the extents cover all of them exactly
     once, in flat order."""
 
-    from_token: int
-    to_token: int
+    from_token: Tokens
+    to_token: Tokens
     extents: tuple[Extent, ...]
 
 

@@ -41,6 +41,8 @@ class Session:
         try:
             # The mapping lives as long as any view of it: a copy in progress outlasts the agent.
             self.arena = memoryview(mmap.mmap(arena_fd, size))
+        except (ValueError, OverflowError) as error:
+            raise PeerError(f"the agent's arena has not the {size} bytes it says") from error
         finally:
             os.close(arena_fd)
         self.stock: deque[int] = deque()

@@ -8,6 +8,9 @@ from prfaas.core.errors import EngineError, LayoutMismatch
 from prfaas.core.layout import PAIRING_DIGITS, KvLayout
 from prfaas.pool.events import EngineConnected, EnginesNamed
 
+MOST_LAYOUT_BYTES = 2 * 1024 * 1024
+"""Of all ranks of an engine here: a rank's has some tens of KiB. Gateways are told all of them."""
+
 
 class EngineEntry(msgspec.Struct, frozen=True):
     """One registered rank, as the admin API shows it."""
@@ -50,9 +53,11 @@ class Engines:
         layout = event.layout
         if not 0 <= layout.tp_rank < layout.tp_size:
             raise EngineError(f"rank {layout.tp_rank} of {layout.tp_size} ranks is none")
-        for other in self._entries.values():
-            if other.engine == event.engine:
-                _check_beside(other, event)
+        own = [entry for entry in self._entries.values() if entry.engine == event.engine]
+        for other in own:
+            _check_beside(other, event)
+        if sum(_size(known) for known in (layout, *(o.layout for o in own))) > MOST_LAYOUT_BYTES:
+            raise EngineError(f"layouts of engine {event.engine!r} are larger than any model's")
         self._entries[event.connection] = EngineEntry(
             event.engine, event.pid, layout, layout.fingerprint()
         )
@@ -81,6 +86,10 @@ class Engines:
                 f"layout {theirs[:8]} of the sender pairs with no engine's here "
                 f"({', '.join(sorted(f[:8] for f in ours))}); compare GET /engines of both agents"
             )
+
+
+def _size(layout: KvLayout) -> int:
+    return len(msgspec.msgpack.encode(layout))
 
 
 def _check_beside(other: EngineEntry, event: EngineConnected) -> None:

@@ -381,6 +381,26 @@ def test_no_agent(tmp_path: Path) -> None:
     client.close()
 
 
+def test_an_agent_that_makes_no_sense_is_left_and_dialled_again(
+    agent: ScriptedAgent, client: AgentClient
+) -> None:
+    for slots in (1 << 32, COUNT + 1, 0):  # The arena has COUNT of them.
+        agent.accept()
+        assert agent._conn is not None
+        answer = Registered(agent="west", slot_bytes=SLOT, slot_count=slots)
+        socket.send_fds(agent._conn, [encode(answer)], [agent.arena_fd])
+    connect(agent, client)
+    agent.say(SlotsLeased((COUNT,)))
+    connect(agent, client)
+    agent.say(SlotsLeased((-1,)))
+    connect(agent, client)
+    begin(client)
+    agent.say(SlotsLeased((0,)))
+    slot = client.lease(WAIT_S)
+    assert slot.index == 0
+    client.return_slot(slot)
+
+
 def test_reconnects_after_the_agent_restarts(agent: ScriptedAgent, client: AgentClient) -> None:
     connect(agent, client)
     begin(client)

@@ -8,7 +8,7 @@ import pytest
 from prfaas.core.errors import EngineError, LayoutMismatch
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.core.pieces import Piece
-from prfaas.pool.engines import Engines
+from prfaas.pool.engines import MOST_LAYOUT_BYTES, Engines
 from prfaas.pool.events import EngineConnected
 from prfaas.testing.mock_engine_rank import mock_layout
 
@@ -87,3 +87,15 @@ def test_what_is_refused_leaves_no_trace() -> None:
     assert engines.of(2).rank == 0
     with pytest.raises(EngineError, match="connection 3 has not registered"):
         engines.of(3)
+
+
+def test_what_is_told_of_one_engine_has_bounds() -> None:
+    """Gateways read all of it at once, with what there is of others."""
+    engines = Engines(frozenset({"a", "b"}))
+    named = msgspec.structs.replace(divided(tp_size=8), model="m" * (MOST_LAYOUT_BYTES // 4))
+    for rank in range(3):
+        engines.connected(EngineConnected(rank, "a", 10, named.of_rank(rank)))
+    with pytest.raises(EngineError, match="larger than any model's"):
+        engines.connected(EngineConnected(3, "a", 10, named.of_rank(3)))
+    engines.connected(EngineConnected(4, "b", 11, named))
+    assert len(engines.entries()) == 4
