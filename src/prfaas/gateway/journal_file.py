@@ -9,6 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from prfaas.core.errors import ConfigError
+from prfaas.process.own_files import for_us_alone
 from prfaas.scheduler.journal import Entry, LinesLost, encode
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,9 @@ class JournalFile:
 
 
 def _opened(path: Path) -> FileIO:
-    """The file, to append to; a line that its last writer did not end is ended."""
-    file = path.open("a+b", buffering=0)
+    """The file, to append to; a line that its last writer did not end is ended. It may have an
+    engine's words, and in these a prompt's."""
+    file = FileIO(path, "a+", opener=for_us_alone)
     if not file.seekable():  # Whoever reads a pipe may have stopped.
         os.set_blocking(file.fileno(), False)
     elif file.tell():

@@ -17,6 +17,7 @@ import msgspec
 from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.strict import Strict
 from prfaas.policies.fading_line import Sums
+from prfaas.process.own_files import for_us_alone
 from prfaas.scheduler.journal import CostInputs
 from prfaas.scheduler.load_times import LearnedTimes
 
@@ -92,7 +93,7 @@ class LearnedFile:
         scratch = self._path.with_name(f"{self._path.name}.tmp")
         try:
             scratch.unlink(missing_ok=True)  # Or it may be a link of another user's, or a pipe.
-            with open(scratch, "xb", opener=_for_us_alone) as file:
+            with open(scratch, "xb", opener=for_us_alone) as file:
                 file.write(msgspec.json.encode(learned))
             scratch.replace(self._path)
         except OSError as error:
@@ -105,7 +106,3 @@ class LearnedFile:
         while self._path is not None:
             await asyncio.sleep(_EVERY_S)
             self.write(learned())
-
-
-def _for_us_alone(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

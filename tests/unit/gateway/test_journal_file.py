@@ -84,3 +84,16 @@ def test_a_second_run_appends(torn: str, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--events .*Is a directory"):
         JournalFile(tmp_path)
+
+
+def test_other_users_do_not_read_it(tmp_path: Path) -> None:
+    """An engine's words stand in it, which may quote a prompt."""
+    path, before = tmp_path / "events.jsonl", os.umask(0)
+    try:
+        JournalFile(path).close()
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)  # Somebody else is to read it.
+    JournalFile(path).close()
+    assert path.stat().st_mode & 0o777 == 0o640
