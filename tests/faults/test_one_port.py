@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.faults.doors import certificates, running_agent, shows
+from tests.faults.doors import certificates, healthy, running_agent, shows
 
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
@@ -100,6 +100,22 @@ async def test_one_port_serves_both(tmp_path: Path, secure: bool, workers: int) 
         await found.linked()
         measured = await found.get("a", "/links/b/measure?seconds=0.5", post=True)
         assert measured["goodput_bytes_per_s"] > 0, measured
+
+
+async def test_an_agent_without_a_kv_link_serves_http_at_its_one_port(tmp_path: Path) -> None:
+    at = claimed("127.0.0.1:0", who="test")[0]
+    agent = (
+        f'{{name: a, listen: "{at}", admin: "{at}", socket: {tmp_path}/s, arena: 4 MiB, '
+        "slot: 64 KiB, plaintext: true}"
+    )
+    west = f"{{name: west, kind: pd, engines: [{{name: d, role: decode}}], agent: {agent}}}"
+    alone = Agent(settings_for(parse_deployment(f"clusters: [{west}]", source="test"), "a"))
+    await alone.start()
+    try:
+        assert parse_address(alone.admin_url.partition("//")[2]) == parse_address(at)
+        await healthy(alone.admin_url)
+    finally:
+        await alone.close()
 
 
 async def test_strangers_at_one_port_keep_nobody_out(tmp_path: Path) -> None:

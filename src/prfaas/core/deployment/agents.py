@@ -77,7 +77,8 @@ class AgentConfig(Strict, frozen=True):
     """Where HTTP is bound: health, metrics, transfers, links, and the way to its engines; over
     mutual TLS where there is ``tls``. The same as ``listen``: both are served at one port."""
     admin_advertise: str | None = None
-    """Where gateways and operators reach it; None: at ``admin``."""
+    """Where gateways and operators reach it; None: at ``admin``. With one port, where others reach
+    that is said once, here or at ``advertise``."""
     socket: str | None = None
     """Unix socket for engines; chosen where we start it."""
     arena: str = "512 MiB"
@@ -101,14 +102,19 @@ class AgentConfig(Strict, frozen=True):
         return listen.port != 0 and listen == parse_address(self.admin, what="admin")
 
     @property
+    def _told_of_both(self) -> str | None:
+        """Who says where others reach one of two at one port has said it of both."""
+        return (self.advertise or self.admin_advertise) if self.has_one_port else None
+
+    @property
     def link_address(self) -> str:
         """``host:port`` at which other agents reach the KV link."""
-        return self.advertise or self.listen
+        return self.advertise or self._told_of_both or self.listen
 
     @property
     def admin_address(self) -> str:
         """``host:port`` at which gateways and operators reach it over HTTP."""
-        return self.admin_advertise or self.admin
+        return self.admin_advertise or self._told_of_both or self.admin
 
     @property
     def admin_url(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from prfaas.core.addresses import Address, is_everywhere, parse_address, parse_url, stays_here
 from prfaas.core.deployment.agents import AgentConfig
@@ -61,12 +62,24 @@ def _fixed(what: str, address: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_bound(machine: MachineConfig) -> None:
-    """One port of an agent at two addresses, where one of them is every interface's."""
+    """One port of an agent at two addresses, which are not two for who binds them."""
     agent = machine.agent
     listen, admin = parse_address(agent.listen), parse_address(agent.admin)
-    overlap = is_everywhere(listen.host) or is_everywhere(admin.host)
-    if listen.port and listen.port == admin.port and listen != admin and overlap:
+    if listen.port and listen.port == admin.port and listen != admin and _overlap(listen, admin):
         raise ConfigError(
             f"agent {agent.name!r}: listen {agent.listen!r} and admin {agent.admin!r} are one "
             "port: write the same address at both, or give each a port of its own"
         )
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Every interface is also each; one host may be written in several ways."""
+    hosts = one.host.lower(), other.host.lower()
+    if any(is_everywhere(host) for host in hosts) or hosts[0] == hosts[1]:
+        return True
+    if "localhost" in hosts:
+        return all(stays_here(host) for host in hosts)
+    try:
+        return ip_address(hosts[0]) == ip_address(hosts[1])
+    except ValueError:
+        return False

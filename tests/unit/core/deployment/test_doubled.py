@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from prfaas.core.deployment import parse_deployment
@@ -35,6 +37,7 @@ def test_addresses_of_their_own_are_taken() -> None:
         ("h:7501", "h:7401", r"h:7401 is said to be of agent 'a-east' \(admin\)"),
         ("h:7501", "h:7400", r"h:7400 is said to be of agent 'a-east' \(listen\)"),
         ("h:7501", "0.0.0.0:7500", "'h:7500' and admin '0.0.0.0:7500' are one port"),
+        ("h:7501", "H:7500", "'h:7500' and admin 'H:7500' are one port"),
         ("/run/w", "/run/e", "/run/e on h is said to be of agent 'a-east'"),
         ("h:8000", "h:7501", "gateway 'gateway'"),
         ("h:8000", "h:2", "gateway 'gateway'"),
@@ -52,6 +55,38 @@ def test_an_agent_with_one_port_is_one_process_there() -> None:
     assert not parse_deployment(FILE, source="test").agents[1].has_one_port
     with pytest.raises(ConfigError, match="h:7500 is said to be of agent 'a-west' and of engine"):
         parse_deployment(one_port.replace("http://h:2", "http://h:7500"), source="test")
+
+
+@pytest.mark.parametrize(
+    ("listen", "admin", "is_one"),
+    [
+        ("localhost:7500", "127.0.0.1:7500", True),
+        ("[::1]:7500", "localhost:7500", True),
+        ("[::1]:7500", "[0:0::1]:7500", True),
+        ("127.0.0.1:7500", "127.0.0.2:7500", False),
+        ("h:7500", "w:7500", False),
+        ("localhost:7500", "h:7500", False),
+    ],
+)
+def test_one_host_may_be_written_in_several_ways(listen: str, admin: str, is_one: bool) -> None:
+    file = FILE.replace("h:7500", listen).replace("h:7501", admin)
+    with pytest.raises(ConfigError, match="are one port") if is_one else nullcontext():
+        parse_deployment(file, source="test")
+
+
+@pytest.mark.parametrize("key", ["advertise", "admin_advertise"])
+def test_where_one_port_is_reached_is_said_once(key: str) -> None:
+    everywhere = 'listen: "0.0.0.0:7500", admin: "0.0.0.0:7500"'
+    told = FILE.replace('listen: "h:7500", admin: "h:7501"', f'{everywhere}, {key}: "h:7"')
+    agent = parse_deployment(told, source="test").agents[1]
+    assert (agent.link_address, agent.admin_address) == ("h:7", "h:7")
+    both = told.replace(f'{key}: "h:7"', 'advertise: "h:7", admin_advertise: "h:8"')
+    agent = parse_deployment(both, source="test").agents[1]
+    assert (agent.link_address, agent.admin_address) == ("h:7", "h:8")
+    two = told.replace('admin: "0.0.0.0:7500"', 'admin: "h:7501"')
+    agent = parse_deployment(two, source="test").agents[1]
+    assert "h:7" in (agent.link_address, agent.admin_address)
+    assert agent.link_address != agent.admin_address
 
 
 @pytest.mark.parametrize(
