@@ -25,6 +25,8 @@ RESERVED_NAMES = frozenset({"gateway", "plain-engine"})
 file. A gateway may have the first."""
 
 _LAST_PORT = 65_535
+_LEAST_KEEPALIVE_S = 1e-3
+"""More often, comments would be all that a gateway does."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+\Z")
 
 
@@ -247,6 +249,8 @@ def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("request_deadline", gateway.request_deadline_s)
     if gateway.keepalive is not None:
         _above_zero("keepalive", gateway.keepalive_s)
+        if gateway.keepalive_s < _LEAST_KEEPALIVE_S:
+            raise ConfigError(f"keepalive {gateway.keepalive}: write 1 ms or more, or null")
     _above_zero("max_body", parse_bytes(gateway.max_body))
     _ = gateway.drain_s, gateway.max_wait_s
     _above_zero("max_bodies", gateway.max_bodies_bytes)

@@ -107,6 +107,7 @@ def test_mistakes_in_links(old: str, new: str, said: str) -> None:
         ("request_deadline: 60 s", "request_deadline: 0 s", "gateway: request_deadline must be"),
         ("max_body: 1 MiB", "max_body: 0 B", "gateway: max_body must be above zero"),
         ("max_body: 1 MiB", "keepalive: 0 s", "gateway: keepalive must be above zero"),
+        ("max_body: 1 MiB", "keepalive: 1 us", "keepalive 1 us: write 1 ms or more, or null"),
         ("max_num_seqs: 32", f"max_num_seqs: {10**30}", "engines[0].max_num_seqs"),
         ("max_body: 1 MiB", f"max_index_blocks: {10**30}", "gateway.max_index_blocks"),
         ("max_body: 1 MiB", "tenants: [{name: t, weight: .inf}]", "tenants[0].weight"),
