@@ -31,6 +31,7 @@ import agent_pool
 import foreign_http
 import link_frames
 import msgspec
+import said_values
 from mutations import Made, altered, misshapen, mutated
 from xxhash import xxh3_64_intdigest
 
@@ -502,7 +503,7 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        *foreign_http.TARGETS, *agent_pool.TARGETS, link_frames.first_message,
+        *foreign_http.TARGETS, *said_values.TARGETS, *agent_pool.TARGETS, link_frames.first_message,
         link_frames.link_frames,
         http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
         spilled_file,

@@ -4,6 +4,7 @@ what a sender can say that knows the format well: single values exchanged for ot
 from __future__ import annotations
 
 import random
+import re
 from base64 import b64decode, b64encode
 from contextlib import suppress
 from typing import Any, Protocol
@@ -82,7 +83,11 @@ def _places(value: Any) -> Any:
             yield from _places(held)
 
 
-_NUMBERS = (-1, 0, 1, 2, 7, 1 << 31, 1 << 32, (1 << 53) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+_NUMBERS = (
+    *(-1, 0, 1, 2, 7, 1 << 31, 1 << 32, (1 << 53) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1),
+    *(10**30, 10**400, -(10**400)),  # JSON and YAML have them, and no float is as large.
+)
+_QUANTITY = re.compile(r"[0-9.]+(?=\s*[A-Za-z])")
 _ANYTHING = (
     None,
     True,
@@ -111,7 +116,8 @@ def _other(rng: random.Random, value: Any) -> Any:
             return rng.choice((True, False, None))
         case int():
             near = value + rng.choice((-1, 1, 8))
-            return rng.choice((*_NUMBERS, near, 2 * value, -value, str(value), float(value)))
+            as_float = float(max(-(1 << 64), min(value, 1 << 64)))
+            return rng.choice((*_NUMBERS, near, 2 * value, -value, str(value), as_float))
         case float():
             return rng.choice((-value, 0.0, 1e-300, 1e308, float("inf"), float("nan"), 3))
         case bytes():
@@ -120,6 +126,8 @@ def _other(rng: random.Random, value: Any) -> Any:
             with suppress(ValueError):
                 if value and rng.random() < 0.5:
                     return b64encode(_cut_or_longer(rng, b64decode(value, validate=True))).decode()
+            if _QUANTITY.match(value) and rng.random() < 0.5:
+                return _QUANTITY.sub(rng.choice(("0", "1e300", "1e18", "1e-300")), value, count=1)
             longer = rng.choice((" ", "\0", "\u2028", "\U0001f600", "x" * 5000))
             return rng.choice((value[: rng.randrange(len(value) + 1)], value + longer, longer))
         case list():
