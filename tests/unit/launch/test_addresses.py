@@ -3,10 +3,11 @@
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.deployment import Deployment, MachineConfig, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import free_address, publishing, resolve
 from prfaas.launch.supervisor import local_engines
@@ -51,6 +52,20 @@ def test_what_the_file_gives_an_address_is_left_as_it_is() -> None:
     assert local_engines(deployment) == {"e1", "w1"}
     resolved = resolve(deployment, sockets=Path("/tmp/s"))
     assert resolved.clusters[1].engines[1] == deployment.clusters[1].engines[1]
+
+
+def test_an_agent_with_one_port_claims_it_once() -> None:
+    at = free_address()
+    deployment = _deployment()
+
+    def one_port(machine: MachineConfig) -> MachineConfig:
+        agent = msgspec.structs.replace(machine.agent, listen=at, admin=at)
+        return msgspec.structs.replace(machine, agent=agent)
+
+    first = deployment.machines[0]
+    made = deployment.with_machines(lambda m: one_port(m) if m is first else m)
+    agent = resolve(made, sockets=Path("/tmp/s")).machines[0].agent
+    assert (agent.listen, agent.admin, agent.has_one_port) == (at, at, True)
 
 
 def test_a_free_address_is_never_given_twice() -> None:

@@ -455,6 +455,25 @@ def test_a_first_message_that_does_not_end_wakes_nobody(elsewhere: Elsewhere) ->
     door.run()
 
 
+def test_a_worker_gets_what_is_for_the_kv_link_alone(elsewhere: Elsewhere) -> None:
+    config = TcpLinkConfig(name="west", listen="127.0.0.1:0", security=Plaintext())
+    taken: list[bytes] = []
+
+    def take(sock: socket.socket, host: str, port: int) -> bool:
+        taken.append(sock.recv(100, socket.MSG_PEEK))
+        return True
+
+    door = Acceptor(config, 1, lambda *_: None, tls=None, give_away=take, others=elsewhere)
+    for said in (b"GET", b"\1"):
+        with socket.create_connection(parse_address(door.address)) as sock:
+            sock.sendall(said)
+            door._serve_ready()
+            door._serve_ready()
+    assert (taken, len(elsewhere.given), door.pending) == ([b"\1"], 1, 0)
+    door.stop()
+    door.run()
+
+
 @pytest.fixture
 def many_files() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
