@@ -82,7 +82,7 @@ class Gateway:
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
         later = partial(self._background.run, "models")
-        self.models = ServedModels(self.engines_up, lambda: self._endpoints.engines, later)
+        self.models = ServedModels(self.engines_up, lambda: self._endpoints, later)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
@@ -28,6 +28,18 @@ _PATIENCE_S = 2.0
 """Within which they must answer then: a request may wait for it."""
 
 
+class Named(Protocol):
+    """What `Endpoints` says of a deployment's engines."""
+
+    @property
+    def engines(self) -> Collection[str]:
+        """The names of all; another object after they have changed."""
+
+    @property
+    def answering(self) -> Collection[str]:
+        """Of them, those that can answer a request alone."""
+
+
 class ServedModels:
     """Learnt from every engine that comes up, and again from all that are up while adapters, or
     names that nobody serves, are asked for: engines load and unload adapters while they run. Of one
@@ -35,17 +47,17 @@ class ServedModels:
 
     Args:
         up: the engines that are up.
-        every: the names of all; another object after they have changed.
+        all_of_them: of the deployment as it is now.
         later: does something beside what is under way.
     """
 
     def __init__(
         self,
         up: Callable[[], Iterable[EngineClient]],
-        every: Callable[[], Collection[str]],
+        all_of_them: Callable[[], Named],
         later: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
     ) -> None:
-        self._up, self._every, self._later = up, every, later
+        self._up, self._all, self._later = up, all_of_them, later
         self._by_engine: dict[str, dict[str, Mapping[str, Any]]] = {}
         self._was_down: set[str] = set()
         """Engines that have not said what they serve since they were down."""
@@ -60,7 +72,7 @@ class ServedModels:
         self._serving: dict[str, frozenset[str] | None] = {}
         """What `serving` has found, for ``_of_all``, as `claim`."""
         self._of_all: Collection[str] = ()
-        """Another than `every` once something has been learnt."""
+        """Others than the engines that there are, once something has been learnt."""
 
     async def learn(self, engine: EngineClient, *, within_s: float | None = None) -> None:
         """Ask one engine for its models; without an answer, or a model in it, nothing is learnt."""
@@ -88,7 +100,8 @@ class ServedModels:
 
     async def look(self, model: str | None) -> None:
         """Before engines are asked for ``model``: where it is an adapter, or nobody serves it, find
-        out who does by now. Waits for that only where no engine that is up is known to."""
+        out who does by now. Waits for that only where no engine that is up and could answer is
+        known to."""
         if model is None or self._is_adapter(model) is False:
             return
         now = asyncio.get_running_loop().time()
@@ -96,7 +109,8 @@ class ServedModels:
             return
         self._asked_at = now
         up = list(self._up())
-        if any(model in self._by_engine.get(engine.name, {}) for engine in up):
+        could = self._all().answering
+        if any(model in self._by_engine.get(e.name, {}) for e in up if e.name in could):
             self._later(partial(self._ask, up))
         else:
             await self._ask(up)
@@ -174,7 +188,7 @@ class ServedModels:
         return list(found.values())
 
     def _every_now(self) -> Collection[str]:
-        every = self._every()
+        every = self._all().engines
         if every is not self._of_all:
             self._serving.clear()
             self._claims.clear()

@@ -47,12 +47,17 @@ class Fleet:
     def __init__(self, *engines: Engine) -> None:
         self.engines = {engine.name: engine for engine in engines}
         self.down: set[str] = set()
+        self.prefill_alone: set[str] = set()
         self.later: list[Later] = []
         self.models = ServedModels(
             lambda: [e for e in self.engines.values() if e.name not in self.down],  # type: ignore[misc]
-            lambda: self.engines,
+            lambda: self,
             self.later.append,
         )
+
+    @property
+    def answering(self) -> set[str]:
+        return self.engines.keys() - self.prefill_alone
 
     async def learn(self) -> None:
         for engine in self.engines.values():
@@ -191,6 +196,18 @@ async def test_where_an_adapter_is_loaded_and_unloaded_meanwhile_is_learnt(
     await models.look("tuned")
     await fleet.do_later()
     assert models.serving("tuned") == {"two"}
+
+
+async def test_who_could_answer_is_waited_for_where_only_others_are_known_to_serve_it() -> None:
+    """A prefill engine elsewhere has said so when it came up; the request would be parked."""
+    fleet = Fleet(Engine("prefill", "tuned"), Engine("decode"))
+    fleet.prefill_alone.add("prefill")
+    await fleet.learn()
+    fleet.engines["decode"].adapters.append("tuned")
+    assert fleet.models.serving("tuned") == {"prefill"}
+    await fleet.models.look("tuned")
+    assert fleet.models.serving("tuned") is None
+    assert not fleet.later
 
 
 async def test_for_models_that_are_no_adapters_nobody_is_asked_again(
