@@ -9,19 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-
-class Listener(Protocol):
-    """A listening socket, or what stands for one."""
-
-    def fileno(self) -> int: ...
-
-    def accept(self) -> tuple[socket.socket, Any]: ...
-
-    def getsockname(self) -> Any: ...
-
-    def close(self) -> None: ...
+from prfaas.listening.listener import Listener
 
 
 class Accepting:

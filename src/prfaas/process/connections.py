@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from prfaas.core.addresses import network_of
-from prfaas.process.crowd import Crowd
+from prfaas.listening.crowd import Crowd
 
 
 class Connection:

@@ -21,7 +21,8 @@ from aiohttp import web
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.core.once_a_second import OnceASecond
-from prfaas.process.accepting import Accepting, Listener
+from prfaas.listening.listener import Listener
+from prfaas.process.accepting import Accepting
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.descriptors import share_of_files
 from prfaas.process.http_handler import SMALL_RECORDS_PER_S, StrangersHandler, Tunnel

@@ -8,7 +8,7 @@ import threading
 from typing import Any, NamedTuple
 
 from prfaas.core.addresses import Address, network_of
-from prfaas.process.crowd import Crowd
+from prfaas.listening.crowd import Crowd
 from prfaas.process.descriptors import share_of_files
 
 _MOST = 2048

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,13 +27,13 @@ from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.link.tcp.pending_connection import PendingConnection, TurnedAway, kind_of, reject
 from prfaas.link.tcp.socket_options import tune
 from prfaas.link.tcp.waiting import Wakeup
+from prfaas.listening.crowd import Crowd
+from prfaas.listening.listener import Listener
 
 log = logging.getLogger(__name__)
 
 _ACCEPT_PAUSE_S = 0.1
 """While no descriptor is free and nobody is pending who could give one back."""
-_SHARE = 8
-"""A network with more than this part of all that are pending makes room itself."""
 _ACCEPT_AT_ONCE = 64
 """Then those that have something to say have their turn."""
 _STEPS_AT_ONCE = 16
@@ -41,18 +41,6 @@ _STEPS_AT_ONCE = 16
 those wait in the kernel's queue so do peers."""
 _BACKLOG = 4096
 """Connections the kernel keeps for us: those of many peers that come back at once."""
-
-
-class Listener(Protocol):
-    """A listening socket, or what stands for one."""
-
-    def fileno(self) -> int: ...
-
-    def accept(self) -> tuple[socket.socket, Any]: ...
-
-    def getsockname(self) -> Any: ...
-
-    def close(self) -> None: ...
 
 
 class Others(Protocol):
@@ -103,16 +91,14 @@ class Acceptor(threading.Thread):
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.fd, selectors.EVENT_READ)
-        self._pending: OrderedDict[int, PendingConnection] = OrderedDict()
-        """By descriptor, the oldest first."""
-        self._of_network: dict[str, OrderedDict[int, None]] = {}
+        self._pending = Crowd[PendingConnection]()
         self.address = str(Address(*self._listener.getsockname()[:2]))
         self._stopping = False
 
     @property
     def pending(self) -> int:
         """Connections that have not yet said who they are."""
-        return len(self._pending)
+        return len(self._pending.all)
 
     def stop(self) -> None:
         """Listen no more and drop what is pending; join afterwards."""
@@ -124,7 +110,7 @@ class Acceptor(threading.Thread):
         while not self._stopping:
             self._serve_ready()
             self._expire(time.monotonic())
-        for connection in list(self._pending.values()):
+        for connection in list(self._pending.all):
             self._drop(connection)
         self._selector.close()
         self._listener.close()
@@ -133,10 +119,10 @@ class Acceptor(threading.Thread):
     def _serve_ready(self) -> None:
         had: Counter[str] = Counter()
         for key, _ in self._selector.select(timeout=1.0):
-            connection = self._pending.get(key.fd)
+            connection = key.data
             if key.fd == self._listener.fileno():
                 self._accept()
-            elif connection is not None:
+            elif connection in self._pending.all:
                 had[connection.network] += 1
                 if had[connection.network] <= _STEPS_AT_ONCE:
                     self._readable(connection)
@@ -156,7 +142,7 @@ class Acceptor(threading.Thread):
             self.turned_away["accept"] += 1
             if self._lines.times("accept", time.monotonic()):
                 log.warning("cannot accept a connection: %s", error)
-            if not self._pending:  # out of descriptors: others may close some
+            if not self._pending.all:  # out of descriptors: others may close some
                 time.sleep(_ACCEPT_PAUSE_S)
             self._evict_oldest("overflow")
             return False
@@ -246,12 +232,12 @@ class Acceptor(threading.Thread):
             log.warning("turned away %s (%s, %d times): %s", connection.address, kind, times, error)
         if not connection.linger():
             self._unwatch(connection)
-        elif connection.fd not in self._pending:
+        elif connection not in self._pending.all:
             self._watch(connection)
 
     def _expire(self, now: float) -> None:
-        while self._pending:
-            oldest = next(iter(self._pending.values()))
+        while self._pending.all:
+            oldest = next(iter(self._pending.all))
             if now - oldest.since < self._config.handshake_timeout_s:
                 return
             self._evict_oldest("timeout")
@@ -260,17 +246,12 @@ class Acceptor(threading.Thread):
         """For one more: a network with more than its share pays for its newcomers itself, so that
         one that knocks thousands of times a second keeps nobody else out."""
         most = self._config.max_pending_connections
-        if len(self._pending) < most:
-            return
-        own = self._of_network.get(network, ())
-        if len(own) * _SHARE > most:
-            self._evict(self._pending[next(iter(own))], "overflow")
-        else:
-            self._evict_oldest("overflow")
+        if self.pending >= most:
+            self._evict(self._pending.makes_room(network, most), "overflow")
 
     def _evict_oldest(self, kind: str) -> None:
-        if self._pending:
-            self._evict(next(iter(self._pending.values())), kind)
+        if self._pending.all:
+            self._evict(next(iter(self._pending.all)), kind)
 
     def _evict(self, connection: PendingConnection, kind: str) -> None:
         if not connection.lingering:
@@ -278,17 +259,12 @@ class Acceptor(threading.Thread):
         self._drop(connection)
 
     def _watch(self, connection: PendingConnection) -> None:
-        self._pending[connection.fd] = connection
-        self._of_network.setdefault(connection.network, OrderedDict())[connection.fd] = None
-        self._selector.register(connection.fd, selectors.EVENT_READ)
+        self._pending.add(connection, connection.network)
+        self._selector.register(connection.fd, selectors.EVENT_READ, connection)
 
     def _unwatch(self, connection: PendingConnection) -> None:
-        if self._pending.pop(connection.fd, None) is not None:
+        if self._pending.remove(connection, connection.network):
             self._selector.unregister(connection.fd)
-            own = self._of_network[connection.network]
-            del own[connection.fd]
-            if not own:
-                del self._of_network[connection.network]
 
     def _drop(self, connection: PendingConnection) -> None:
         self._unwatch(connection)

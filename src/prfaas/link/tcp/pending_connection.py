@@ -94,7 +94,7 @@ class PendingConnection:
         if self._channel is None:
             try:
                 first = self.socket.recv(1, socket.MSG_PEEK)
-            except BlockingIOError:  # the event was for an earlier owner of the descriptor
+            except BlockingIOError:  # it was woken for nothing
                 return None
             self._channel = self._open_channel(first)
         channel = self._channel

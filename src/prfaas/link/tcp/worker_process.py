@@ -56,7 +56,7 @@ _TELL_S = 0.5
 
 
 class Worker:
-    """One process's work. As an `acceptor.Listener` it gives what the agent hands over."""
+    """One process's work. As a `listener.Listener` it gives what the agent hands over."""
 
     def __init__(self, control: Pipe[ToWorker], settings: Settings, memory: SharedMemory) -> None:
         self.control, self._memory = control, memory
@@ -78,18 +78,18 @@ class Worker:
         )
 
     def fileno(self) -> int:
-        """See `acceptor.Listener`."""
+        """See `listener.Listener`."""
         return self.control.fileno()
 
     def getsockname(self) -> tuple[str, int]:
-        """See `acceptor.Listener`."""
+        """See `listener.Listener`."""
         return "link-worker", 0
 
     def close(self) -> None:
-        """See `acceptor.Listener`."""
+        """See `listener.Listener`."""
 
     def accept(self) -> tuple[socket.socket, tuple[str, int]]:
-        """See `acceptor.Listener`: the next that the agent hands over."""
+        """See `listener.Listener`: the next that the agent hands over."""
         while True:
             got = self.control.receive_with_fds(wait=False)
             if got is None:
