@@ -143,9 +143,8 @@ _CONNECTED = b"HTTP/1.1 200 Connected\r\n\r\n"
 async def _tunnel(rng: random.Random) -> None:
     tunnels = Tunnels(Peers(None, ()), [Address("127.0.0.1", 2)])
     transport, ended, admitted = _Transport(), list[Any](), list[Any]()
-    tunnels(
-        mutated(rng, _CONNECT), cast("Any", transport), lambda: admitted.append(1), ended.append
-    )
+    begin = tunnels.others[b"CONNECT "]
+    begin(mutated(rng, _CONNECT), cast("Any", transport), lambda: admitted.append(1), ended.append)
     near = cast("asyncio.Protocol", transport.protocol)
     for piece in _in_pieces(rng, mutated(rng, _CONNECT)):
         if not transport.closed:

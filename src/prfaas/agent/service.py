@@ -204,7 +204,7 @@ class Agent:
                 shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
                 tls=None if tls is None else lambda: tls.http_server,
                 book=self.connections,
-                tunnel=self.tunnels,
+                others=self.tunnels.others,
             )
         )
 

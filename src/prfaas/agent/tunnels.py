@@ -16,12 +16,13 @@ from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError, nobody_listens
 from prfaas.link.protocol.frames import Kind, reason
 from prfaas.process.descriptors import share_of_files
-from prfaas.process.http_handler import KV_LINK
+from prfaas.process.http_handler import Others
 
 _LONGEST_HEAD = 4096
 _CONNECT_S = 4.0
 _MOST, _FILES_EACH = 16_384, 4
 """Tunnels at a time; each has two descriptors, and as many are for everything else."""
+_CONNECT, _KV_LINK = b"CONNECT ", bytes([Kind.HELLO])
 _NO_LINK = reason(
     Kind.REJECT,
     "HTTP is served here, not the KV link: dial this agent's 'listen', or, where that is the same "
@@ -36,8 +37,7 @@ _CAUSES = {
 
 
 class Tunnels:
-    """An `http_handler.Tunnel`; who speaks the KV link is refused in its own words. ``engines``:
-    where those of this machine listen, as the file says now."""
+    """``engines``: where those of this machine listen, as the file says now."""
 
     def __init__(self, peers: Peers, engines: Collection[Address]) -> None:
         self._peers, self.engines = peers, frozenset(engines)
@@ -49,25 +49,13 @@ class Tunnels:
         machine), ``engine`` (does not listen), ``late`` (it does not accept), ``full`` (no more
         tunnels or descriptors)."""
         self._open: set[_Near] = set()
+        self.others: Others = {_CONNECT: self._begin, _KV_LINK: self._refuse_link}
+        """What comes to the agent's HTTP port and is for none of its pages."""
 
     @property
     def open(self) -> int:
         """How many there are."""
         return len(self._open)
-
-    def __call__(
-        self, head: bytes, transport: asyncio.Transport, admitted: Admitted, lost: Lost
-    ) -> None:
-        """Take over a connection."""
-        if head.startswith(KV_LINK):
-            self._peers.refusals.note("kv_link", transport, _ASKED)
-            transport.set_protocol(_Refused(lost))
-            transport.write(_NO_LINK)
-            transport.close()
-            return
-        near = _Near(self, transport, admitted, lost)
-        transport.set_protocol(near)
-        near.data_received(head)
 
     def close(self) -> None:
         """End all."""
@@ -111,6 +99,22 @@ class Tunnels:
     def ended(self, near: _Near) -> None:
         """It is open no more."""
         self._open.discard(near)
+
+    def _begin(
+        self, head: bytes, transport: asyncio.Transport, admitted: Admitted, lost: Lost
+    ) -> None:
+        near = _Near(self, transport, admitted, lost)
+        transport.set_protocol(near)
+        near.data_received(head)
+
+    def _refuse_link(
+        self, _head: bytes, transport: asyncio.Transport, _admitted: Admitted, lost: Lost
+    ) -> None:
+        """It is dialled in the wrong place: say so in its own words."""
+        self._peers.refusals.note("kv_link", transport, _ASKED)
+        transport.set_protocol(_Refused(lost))
+        transport.write(_NO_LINK)
+        transport.close()
 
 
 class _Near(asyncio.Protocol):

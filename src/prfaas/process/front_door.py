@@ -25,7 +25,7 @@ from prfaas.listening.listener import Listener
 from prfaas.process.accepting import Accepting
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.descriptors import share_of_files
-from prfaas.process.http_handler import SMALL_RECORDS_PER_S, StrangersHandler, Tunnel
+from prfaas.process.http_handler import NO_OTHERS, SMALL_RECORDS_PER_S, Others, StrangersHandler
 from prfaas.process.lines import Lines
 from prfaas.process.turns import Turns
 
@@ -66,10 +66,10 @@ class _Door:
         book: Connections,
         tls: Contexts,
         what: str,
-        tunnel: Tunnel | None = None,
+        others: Others = NO_OTHERS,
     ) -> None:
         self._runner, self.book, self._tls, self._what = runner, book, tls, what
-        self._tunnel = tunnel
+        self._others = others
         self._listeners: Sequence[Listener] = ()
         self._accepting: list[Accepting] = []
         self._expiring: asyncio.Task[None] | None = None
@@ -161,7 +161,7 @@ class _Door:
             entry,
             self._turns,
             self._records,
-            self._tunnel,
+            self._others,
             loop=asyncio.get_running_loop(),
             access_log=None,
             keepalive_timeout=_IDLE_S,
@@ -249,7 +249,7 @@ async def serving_strangers(
     shutdown_timeout_s: float,
     tls: Contexts = None,
     book: Connections | None = None,
-    tunnel: Tunnel | None = None,
+    others: Others = NO_OTHERS,
     shared: bool = False,
 ) -> AsyncIterator[str]:
     """Serve ``app`` at ``listen`` (``host:port``, port 0: a free one; or what stands for a socket
@@ -262,14 +262,14 @@ async def serving_strangers(
         what: names the address's setting.
         tls: its certificate may be exchanged while it serves: new connections get the new one.
         book: keeps the connections; a new one by default.
-        tunnel: takes over connections that begin so.
+        others: take over connections that begin so.
         shared: other processes serve there as well; see `bound`.
     """
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=shutdown_timeout_s
     )
     await runner.setup()
-    door = _Door(runner, book or connections(), tls, what, tunnel)
+    door = _Door(runner, book or connections(), tls, what, others)
     try:
         listeners: Sequence[Listener] = (
             [listen]

@@ -9,27 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 
-from prfaas.link.protocol.frames import Kind
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.lines import Lines
 from prfaas.process.taking_turns import TakingTurns, want
 from prfaas.process.turns import Turns
 from prfaas.tls.records import Watched, watch
 
-CONNECT, KV_LINK = b"CONNECT ", bytes([Kind.HELLO])
-Tunnel = Callable[
+TakeOver = Callable[
     [bytes, asyncio.Transport, Callable[[], None], Callable[[BaseException | None], None]], None
 ]
-"""Takes over a connection whose first bytes (given) begin with `CONNECT`, or with `KV_LINK`: it is
-dialled in the wrong place. Calls the one function when it is known that this may be asked for:
-until then it is a stranger's. The other when it is lost."""
+"""Takes over a connection, with the first bytes that came. Calls the one function when it is known
+that this may be asked for: until then it is a stranger's. The other when it is lost."""
+Others = Mapping[bytes, TakeOver]
+"""Who takes over connections that begin with these bytes."""
+NO_OTHERS: Others = {}
 
 _HEAD_BYTES = 32 * 1024
 """Of all headers of a request: thousands of strangers that send some cost little memory."""
@@ -55,8 +55,8 @@ class StrangersHandler(TakingTurns):
     """aiohttp's, which also knows its connection, and refuses in JSON."""
 
     __slots__ = (
-        "_answered", "_book", "_entry", "_gone", "_head_bytes", "_lines", "_open", "_records",
-        "_slowed", "_tunnel", "_unwanted", "received",
+        "_answered", "_book", "_entry", "_gone", "_head_bytes", "_lines", "_open", "_others",
+        "_records", "_slowed", "_unwanted", "received",
     )  # fmt: skip
 
     def __init__(
@@ -66,11 +66,11 @@ class StrangersHandler(TakingTurns):
         entry: Connection,
         turns: Turns,
         lines: Lines,
-        tunnel: Tunnel | None = None,
+        others: Others = NO_OTHERS,
         **settings: Any,
     ) -> None:
         super().__init__(server, turns, **settings)
-        self._book, self._entry, self._lines, self._tunnel = book, entry, lines, tunnel
+        self._book, self._entry, self._lines, self._others = book, entry, lines, others
         self._records: Watched | None = None
         """Of TLS."""
         self._slowed = False
@@ -103,13 +103,13 @@ class StrangersHandler(TakingTurns):
             self._pause_transport_reading()
             self._loop.call_later(_DROP_EVERY_S, self._resume_transport_reading)
             return
-        tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
-        is_others = data.startswith((CONNECT, KV_LINK))
-        if tunnel is not None and is_others and self.transport is not None:
+        others, self._others = self._others, NO_OTHERS  # Only a connection's first bytes tell.
+        take_over = next((others[begin] for begin in others if data.startswith(begin)), None)
+        if take_over is not None and self.transport is not None:
             self.keep_alive(True)  # Or aiohttp ends it as a connection that asks for nothing.
             if self._records is not None:
                 self._records.told_elsewhere()
-            tunnel(data, self.transport, self.admit, self.connection_lost)
+            take_over(data, self.transport, self.admit, self.connection_lost)
         else:
             super().data_received(data)
 

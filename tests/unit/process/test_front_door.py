@@ -64,6 +64,28 @@ async def test_what_is_no_address_is_named_with_its_setting() -> None:
             pass
 
 
+async def test_others_take_over_a_connection_that_begins_as_theirs() -> None:
+    def take_over(head: bytes, transport: asyncio.Transport, *_: object) -> None:
+        transport.write(b"not here: " + head)
+        transport.close()
+
+    served = serving_strangers(
+        an_application(), "127.0.0.1:0", what="x", shutdown_timeout_s=1.0,
+        others={b"AGREE ": take_over},
+    )  # fmt: skip
+    async with served as url:
+        reader, writer = await asyncio.open_connection(*parse_url(url))
+        writer.write(b"AGREE x")
+        assert await reader.read() == b"not here: AGREE x"
+        writer.close()
+        reader, writer = await asyncio.open_connection(*parse_url(url))
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await reader.readuntil(b"hello")
+        writer.write(b"AGREE x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert b" 400 Bad Request" in await reader.read(), "only its first bytes tell"
+        writer.close()
+
+
 class _OneIsAnswered:
     """A server whose answers wait, and the connection of a client that reads none."""
 
