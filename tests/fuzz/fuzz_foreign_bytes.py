@@ -27,8 +27,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import agent_pool
+import engine_words
 import foreign_http
+import line_words
 import link_frames
 import msgspec
 import said_values
@@ -504,8 +505,8 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        *foreign_http.TARGETS, *said_values.TARGETS, *agent_pool.TARGETS, link_frames.first_message,
-        link_frames.link_frames,
+        *foreign_http.TARGETS, *said_values.TARGETS, engine_words.engine_words,
+        line_words.line_words, link_frames.first_message, link_frames.link_frames,
         http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
         spilled_file,
         gateway_sessions, worker_messages,

@@ -1,4 +1,4 @@
-"""Fuzz targets of what engines and other agents say to an agent, and of what becomes of it: in its
+"""Fuzz target of what engines and other agents say to an agent, and of what becomes of it: in its
 pool, in frames that go on to others, in what gateways are told."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 import msgspec
-from mutations import Made, misshapen
+from mutations import misshapen
 
 from prfaas.agent.engine_messages import ToEngine, event_of, message_of
 from prfaas.core.cache_news import CacheNews, Stored
@@ -39,10 +39,6 @@ from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.index.keys import PromptKeys
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import HEADER_BYTES, Kind, Reason, control, decode, reason
-from prfaas.link.protocol.line_divider import LineDivider
-from prfaas.link.protocol.line_share import Demand, Grant
-from prfaas.link.tcp.config import SharedLine
-from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.pool.effects import (
     AcceptOffer,
     AnnounceCached,
@@ -307,58 +303,3 @@ def engine_words(rng: random.Random) -> None:
     agent.pools.match(PromptKeys(_TOKENS, salt="s"))
     agent.pools.index.check_integrity()
     assert agent.pools.key_id == key_id(_KEY)
-
-
-# a line that several share
-
-_RATE = 1_000_000.0
-_LINE = SharedLine(rate_bytes_per_s=_RATE, senders=("a", "b", "c"), receivers=("x", "y"))
-
-
-class _Queue:
-    """A link with something to send."""
-
-    open_connections, queued_bytes = 1, 1 << 20
-
-    def wake_idle(self, at_most: int = 64) -> None:
-        pass
-
-
-def _any(rng: random.Random) -> int:
-    return rng.choice((0, 1, 7, int(_RATE), 2**62, 2**63 - 1, rng.getrandbits(20)))
-
-
-def line_words(rng: random.Random) -> None:
-    """What a divider grants, and what senders ask for: none stops the line for others."""
-    Made.inputs += 1
-    now = 100.0
-    budget = LineBudget(_LINE, "a", ask=lambda demand, *, now: None, now=now)
-    divider = LineDivider(_RATE, senders=_LINE.senders, ident=7)
-    for peer in _LINE.receivers:
-        budget.join(peer, _Queue())
-    budget.opened(now=now)
-    for _ in range(30):
-        now += rng.choice((0.02, 0.1, 1.0, 3.0))
-        asked = rng.choice((int(now * 1e6), _any(rng)))
-        with suppress(PeerError):
-            grant = Grant(rng.choice((7, 8, _any(rng))), _any(rng), asked, _any(rng), _any(rng))
-            budget.granted(decode(msgspec.msgpack.encode(grant), Grant), now=now)
-        budget.tick(now=now)
-        word = budget.word("x", now=now)
-        if word is not None:
-            for _, granted in divider.demanded("a", decode(word[HEADER_BYTES:], Demand), now=now):
-                budget.granted(granted, now=now)
-        demand = Demand(_any(rng), _any(rng), _any(rng), _any(rng), _any(rng), rng.choice((7, 8)))
-        for _, granted in divider.demanded("b", demand, now=now):
-            assert 0 <= granted.limit_bytes_per_s <= _RATE
-            control(Kind.GRANT, granted)
-        budget.spend("x", rng.randrange(1000), now=now)
-        assert 0 < budget.limit(now=now) <= _RATE
-        assert 0 < budget.part("x", now=now) <= _RATE
-        assert 0 < budget.burst_rate("x", now=now) <= _RATE
-        assert budget.ready_at(now=now) < now + 1e4
-    own = Demand(1, 1, int(now * 1e6), int(_RATE), 0, 7)
-    assert divider.demanded("c", own, now=now + 10.0), "another's words cost it nothing"
-
-
-TARGETS: tuple[Callable[[random.Random], None], ...] = (engine_words, line_words)
