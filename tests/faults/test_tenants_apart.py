@@ -173,6 +173,36 @@ async def test_a_tenant_sees_its_own_requests_alone() -> None:
                 assert {r["tenant"] for r in (await response.json())["requests"]} == seen
 
 
+async def test_who_leaves_keeps_no_adapter_of_anothers_from_being_heard_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Engines are asked for all what they serve, every ten seconds at most: a tenant that left at
+    once was the one who had asked, and nobody heard the answer."""
+    may_say, answer = asyncio.Event(), mock_engine.MockEngine._models
+    may_say.set()
+
+    async def slowly(engine: mock_engine.MockEngine, request: web.Request) -> web.StreamResponse:
+        await may_say.wait()
+        return await answer(engine, request)
+
+    monkeypatch.setattr(mock_engine.MockEngine, "_models", slowly)
+    mock = MockDeployment(gateway=TWO)
+    mock.engines["e1"].adapters = ["tuned"]
+    async with mock.running() as client:
+        await mock.ready()
+        await until(lambda: mock.gateway.models.serving("tuned") == {"e1"})
+        mock.engines["d1"].adapters = mock.engines["d2"].adapters = ["tuned"]
+        may_say.clear()
+        leaves = asyncio.ensure_future(ask(client, MALLORY, model="nobodys"))
+        await until(lambda: mock.gateway.models._asked_at > -math.inf)
+        stays = asyncio.ensure_future(ask(client, ALICE, model="tuned"))
+        await until(lambda: mock.gateway.requests.inflight == 2)
+        leaves.cancel()
+        await until(lambda: mock.gateway.requests.inflight == 1)
+        may_say.set()
+        assert (await stays).status == 200
+
+
 async def test_models_and_adapters_of_others_do_not_exist() -> None:
     mock = MockDeployment(
         gateway="""

@@ -55,13 +55,15 @@ class ServedModels:
         self,
         up: Callable[[], Iterable[EngineClient]],
         all_of_them: Callable[[], Named],
-        later: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        later: Callable[[Callable[[], Coroutine[Any, Any, None]]], asyncio.Future[None]],
     ) -> None:
         self._up, self._all, self._later = up, all_of_them, later
         self._by_engine: dict[str, dict[str, Mapping[str, Any]]] = {}
         self._was_down: set[str] = set()
         """Engines that have not said what they serve since they were down."""
         self._asked_at = -math.inf
+        self._asking: asyncio.Future[None] | None = None
+        """All that are up, for whoever needs to know: who asked first may leave meanwhile."""
         self._ever: dict[str, float] = {}
         """All that any engine has ever said that it serves, and when one did first, by the event
         loop's clock."""
@@ -105,15 +107,17 @@ class ServedModels:
         if model is None or self._is_adapter(model) is False:
             return
         now = asyncio.get_running_loop().time()
-        if now < self._asked_at + _AGAIN_S:
-            return
-        self._asked_at = now
-        up = list(self._up())
+        if now >= self._asked_at + _AGAIN_S:
+            self._asked_at = now
+            self._asking = self._later(partial(self._ask, list(self._up())))
+        asking = self._asking
+        if asking is not None and not asking.done() and not self._may_be_answered(model):
+            await asyncio.wait([asking], timeout=_PATIENCE_S)
+
+    def _may_be_answered(self, model: str) -> bool:
+        """Whether an engine that is up and could answer is known to serve it."""
         could = self._all().answering
-        if any(model in self._by_engine.get(e.name, {}) for e in up if e.name in could):
-            self._later(partial(self._ask, up))
-        else:
-            await self._ask(up)
+        return any(model in self._by_engine.get(e.name, {}) for e in self._up() if e.name in could)
 
     async def adapter(self, model: str | None) -> str | None:
         """``model`` if it is an adapter, else None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterable
 from types import SimpleNamespace
@@ -27,10 +28,13 @@ class Engine:
         self.adapters = list(adapters)
         self.fails = fails
         self.asked = 0
+        self.waits: asyncio.Event | None = None
 
     async def models(self, *, within_s: float | None = None) -> EngineAnswer:
         self.within_s = within_s
         self.asked += 1
+        if self.waits is not None:
+            await self.waits.wait()
         if self.fails:
             raise EngineError("down")
         cards: list[dict[str, object]] = [{"id": "model", "max_model_len": self.context}]
@@ -38,22 +42,23 @@ class Engine:
         return EngineAnswer(200, "application/json", msgspec.json.encode({"data": cards}))
 
 
-Later = Callable[[], Coroutine[Any, Any, None]]
-
-
 class Fleet:
-    """Engines, of which those are up that are not in ``down``; and what is to be done later."""
+    """Engines, of which those are up that are not in ``down``; and what is done beside."""
 
     def __init__(self, *engines: Engine) -> None:
         self.engines = {engine.name: engine for engine in engines}
         self.down: set[str] = set()
         self.prefill_alone: set[str] = set()
-        self.later: list[Later] = []
+        self.later: list[asyncio.Future[None]] = []
         self.models = ServedModels(
             lambda: [e for e in self.engines.values() if e.name not in self.down],  # type: ignore[misc]
             lambda: self,
-            self.later.append,
+            self._later,
         )
+
+    def _later(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Future[None]:
+        self.later.append(asyncio.ensure_future(work()))
+        return self.later[-1]
 
     @property
     def answering(self) -> set[str]:
@@ -65,7 +70,7 @@ class Fleet:
 
     async def do_later(self) -> None:
         while self.later:
-            await self.later.pop()()
+            await self.later.pop()
 
     def asked(self) -> list[int]:
         return [engine.asked for engine in self.engines.values()]
@@ -207,7 +212,29 @@ async def test_who_could_answer_is_waited_for_where_only_others_are_known_to_ser
     assert fleet.models.serving("tuned") == {"prefill"}
     await fleet.models.look("tuned")
     assert fleet.models.serving("tuned") is None
-    assert not fleet.later
+
+
+async def test_what_is_asked_for_all_is_not_lost_with_who_has_asked_first() -> None:
+    """A client that left at once, every ten seconds, kept others' adapters from being heard of; and
+    who came while engines were asked did not wait for them."""
+    fleet = Fleet(Engine("prefill", "tuned"), decode := Engine("decode"))
+    fleet.prefill_alone.add("prefill")
+    await fleet.learn()
+    decode.adapters.append("tuned")
+    decode.waits = asyncio.Event()
+    first = asyncio.ensure_future(fleet.models.look("unheard of"))
+    while decode.asked < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    second = asyncio.ensure_future(fleet.models.look("tuned"))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    assert not second.done()
+    decode.waits.set()
+    await second
+    assert fleet.models.serving("tuned") is None
+    assert first.cancelled()
+    assert fleet.asked() == [2, 2]
 
 
 async def test_for_models_that_are_no_adapters_nobody_is_asked_again(
