@@ -154,12 +154,13 @@ def _agent(agent: AgentConfig, sockets: Path, ports: _Ports) -> AgentConfig:
         return agent
     listen = ports.claim(agent.listen, agent.name)
     admin = listen if agent.has_one_port else ports.claim(agent.admin, agent.name)
+    both = agent.told_of_both
     return msgspec.structs.replace(
         agent,
         listen=listen,
-        advertise=agent.advertise or _dialled(listen),
+        advertise=agent.advertise or both or _dialled(listen),
         admin=admin,
-        admin_advertise=agent.admin_advertise or _dialled(admin),
+        admin_advertise=agent.admin_advertise or both or _dialled(admin),
         socket=agent.socket or str(sockets / f"{agent.name}.sock"),
     )
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import Deployment, MachineConfig, parse_deployment
+from prfaas.core.deployment import AgentConfig, Deployment, MachineConfig, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import free_address, publishing, resolve
 from prfaas.launch.supervisor import local_engines
@@ -54,18 +54,30 @@ def test_what_the_file_gives_an_address_is_left_as_it_is() -> None:
     assert resolved.clusters[1].engines[1] == deployment.clusters[1].engines[1]
 
 
-def test_an_agent_with_one_port_claims_it_once() -> None:
-    at = free_address()
+def _with_one_port(**more: str) -> AgentConfig:
     deployment = _deployment()
 
     def one_port(machine: MachineConfig) -> MachineConfig:
-        agent = msgspec.structs.replace(machine.agent, listen=at, admin=at)
+        agent = msgspec.structs.replace(machine.agent, **more)
         return msgspec.structs.replace(machine, agent=agent)
 
     first = deployment.machines[0]
     made = deployment.with_machines(lambda m: one_port(m) if m is first else m)
-    agent = resolve(made, sockets=Path("/tmp/s")).machines[0].agent
+    return resolve(made, sockets=Path("/tmp/s")).machines[0].agent
+
+
+def test_an_agent_with_one_port_claims_it_once() -> None:
+    at = free_address()
+    agent = _with_one_port(listen=at, admin=at)
     assert (agent.listen, agent.admin, agent.has_one_port) == (at, at, True)
+
+
+@pytest.mark.parametrize("said", ["advertise", "admin_advertise"])
+def test_where_one_port_on_every_interface_is_reached_is_said_once(said: str) -> None:
+    port = parse_address(free_address()).port
+    at, reached = f"0.0.0.0:{port}", f"192.0.2.1:{port}"
+    agent = _with_one_port(listen=at, admin=at, **{said: reached})
+    assert (agent.link_address, agent.admin_address) == (reached, reached)
 
 
 def test_a_free_address_is_never_given_twice() -> None:

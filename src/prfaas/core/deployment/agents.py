@@ -102,19 +102,19 @@ class AgentConfig(Strict, frozen=True):
         return listen.port != 0 and listen == parse_address(self.admin, what="admin")
 
     @property
-    def _told_of_both(self) -> str | None:
-        """Who says where others reach one of two at one port has said it of both."""
+    def told_of_both(self) -> str | None:
+        """Who says where others reach one of two at one port has said it of both; None: nobody."""
         return (self.advertise or self.admin_advertise) if self.has_one_port else None
 
     @property
     def link_address(self) -> str:
         """``host:port`` at which other agents reach the KV link."""
-        return self.advertise or self._told_of_both or self.listen
+        return self.advertise or self.told_of_both or self.listen
 
     @property
     def admin_address(self) -> str:
         """``host:port`` at which gateways and operators reach it over HTTP."""
-        return self.admin_advertise or self._told_of_both or self.admin
+        return self.admin_advertise or self.told_of_both or self.admin
 
     @property
     def admin_url(self) -> str:

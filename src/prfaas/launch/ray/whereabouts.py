@@ -64,7 +64,7 @@ def _agent(agent: AgentConfig, host: str, before: Mapping[str, str]) -> dict[str
         if port == 0 and not is_everywhere(bound):
             wanted = str(Address(host, 0))
         found[key] = _chosen(wanted, before.get(key), who=agent.name)
-        if is_everywhere(bound) and getattr(agent, reached) is None:
+        if is_everywhere(bound) and not (getattr(agent, reached) or agent.told_of_both):
             found[reached] = str(Address(host, parse_address(found[key]).port))
     return found
 

@@ -67,6 +67,8 @@ def test_what_the_file_says_of_others_stays() -> None:
     (free,) = claimed("0.0.0.0:0", who="test")
     said = f', listen: "{free}", advertise: "192.0.2.1:7400"'
     assert "advertise" not in _found(_file(said), "a", "agent")
+    said = f', listen: "{free}", admin: "{free}", admin_advertise: "192.0.2.1:7400"'
+    assert not {"advertise", "admin_advertise"} & _found(_file(said), "a", "agent").keys()
 
 
 def test_an_engine_behind_an_agent_with_tls_is_on_the_loopback(tmp_path: Path) -> None:
