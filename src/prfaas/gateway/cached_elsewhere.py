@@ -48,8 +48,13 @@ class CachedElsewhere:
         self.hot_copies = HotCopies(self._puller, self._pull_costs, agents, gateways)
 
     def beside(self, found: Matches, keys: PromptKeys, prompt: PromptToPull) -> Matches:
-        """What engines hold of a prompt, and what they can load and pull."""
+        """What engines hold of a prompt, and what they can load and pull.
+
+        Raises OverflowError where agents have some of it and one of its ids is no uint32.
+        """
         pools = self._pools.match(keys)
+        if pools.tokens:
+            keys.look_through()  # As a pull or a copy will, when nobody hears of it any more.
         pull = partial(self._pull_costs.best, prompt, pools=pools)
         load = partial(self._loads.best, prompt.total_tokens)
         return with_pools(found, pools, self._endpoints.engines, self._layouts.loads, pull, load)

@@ -57,6 +57,14 @@ class Prompt(msgspec.Struct, frozen=True):
     unsaid: bool = False
     """Whether nobody here knows how long an answer may be, and ``max_output_tokens`` is a guess."""
 
+    def sound_ids(self) -> TokenIds:
+        """Where its cache is asked for: all are looked at. Raises RequestRefused."""
+        if self.token_ids is None:
+            raise RequestRefused(400, f"its cache cannot be told: {self.why_alone}")
+        with refusing_odd_token_ids():
+            self.token_ids.first(len(self.token_ids))
+        return self.token_ids
+
 
 class Renderer:
     """Has the engines that are up tokenise, in turn: those of the cluster that is near first, then

@@ -298,10 +298,8 @@ class RequestFlow:
         prompt = await self._renderer.render(body, {})
         if isinstance(prompt, EngineAnswer):
             raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")
-        if prompt.token_ids is None:
-            raise RequestRefused(400, f"its cache cannot be told: {prompt.why_alone}")
-        adapter = await self._models.adapter(body.model)
-        return prompt.token_ids, adapter, self._match(prompt, body.cache_salt, adapter)
+        ids, adapter = prompt.sound_ids(), await self._models.adapter(body.model)
+        return ids, adapter, self._match(prompt, body.cache_salt, adapter)
 
     @refusing_odd_token_ids()
     def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:

@@ -188,6 +188,10 @@ class PromptKeys:
         self._every_block = encode_extra(named)
         self._first_block = encode_extra([*named, salt] if salt is not None else named)
 
+    def look_through(self) -> None:
+        """At all ids, also those of which nobody has needed a key. Raises OverflowError."""
+        self._tokens.first(len(self._tokens))
+
     def chunks(self, hasher: BlockHasher, block_tokens: int) -> Iterator[Keys]:
         """Keys of the whole blocks before the last token, first to last, a few at first."""
         blocks = max(0, len(self._tokens) - 1) // block_tokens

@@ -78,6 +78,19 @@ async def test_what_is_no_prompt_is_refused(site: Site, body: dict[str, Any]) ->
     assert status == 400, found
 
 
+async def test_ids_that_are_no_tokens_are_refused_wherever_they_are(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pull, and who asks for a cache, look at all of a prompt; what engines hold needs only its
+    beginning."""
+    site.cache("east-agent", "e1", 16)
+    odd = TOKENS[:16] + [7] * 600 + [1 << 40] + [7] * BLOCK_TOKENS
+    for path in ("/cache/query", "/cache/pin", COMPLETIONS):
+        status, found = await site.told("POST", path, prompt=odd)
+        assert (status, found["error"]["param"]) == (400, "prompt"), path
+    assert "Traceback" not in caplog.text
+
+
 async def test_an_engine_is_told_to_load_all_that_its_agent_has(site: Site) -> None:
     site.cache("west-agent", "d1", BOUNDARY)
     async with site.client.post(COMPLETIONS, json={"prompt": PROMPT}) as answer:
