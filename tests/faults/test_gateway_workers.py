@@ -7,13 +7,16 @@ import os
 import re
 import signal
 import sys
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from prfaas.cli.gateway_workers import deployment_of
 from prfaas.cli.main import main
+from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import free_address
 from prfaas.testing.gateway_process import is_ready
 from prfaas.testing.mock_deployment import MockDeployment
@@ -117,6 +120,48 @@ async def test_workers_share_a_port_and_one_of_them_dies(tmp_path: Path) -> None
         assert all((tmp_path / f"events-{n}.jsonl").stat().st_size for n in (1, 2))
 
 
+async def test_a_worker_that_is_started_again_with_half_a_file_lets_nobody_in(
+    tmp_path: Path,
+) -> None:
+    """Its keys are gone: those that run refuse the file, and so does one that takes the place of
+    another."""
+    mock = MockDeployment(keys="[a-key]")
+    async with mock.running():
+        first, second = neighbours()
+        admins = [f"http://{first}", f"http://{second}"]
+        file, log = tmp_path / "deployment.yaml", tmp_path / "gateway.log"
+        whole = f'{mock.deployment_text()}  listen: "127.0.0.1:0"\n  admin: "{first}"\n'
+        file.write_text(whole)
+        with log.open("wb") as stderr:
+            workers = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "prfaas.cli.main", "gateway", str(file), "--workers", "2",
+                stderr=stderr,
+            )  # fmt: skip
+        try:
+            await ready(admins, workers)
+            said = log.read_text()
+            url = re.findall(r"listening on (\S+)", said)[0]
+            file.write_text(whole.replace("api_keys: [a-key]", "api_keys: []"))
+            one = re.search(r"worker 1 is process (\d+)", said)
+            assert one is not None
+            os.kill(int(one[1]), signal.SIGKILL)
+            while "worker 1 ended (status 2)" not in log.read_text():
+                assert log.read_text().count(f"listening on {url}") == 2
+                await asyncio.sleep(0.02)
+            assert "has no keys of clients any more" in log.read_text()
+            file.write_text(whole)
+            await ready(admins, workers)
+            async with (
+                aiohttp.ClientSession(url) as client,
+                client.post("/v1/completions", json={"prompt": "a"}) as response,
+            ):
+                assert response.status == 401
+        finally:
+            if workers.returncode is None:
+                workers.kill()
+            await workers.wait()
+
+
 async def test_a_port_that_another_has_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +180,22 @@ async def test_a_port_that_another_has_is_refused(
             )
             assert await process.wait() == 2
     assert "cannot listen there" in capfd.readouterr().err
+
+
+def test_a_worker_speaks_no_plaintext_where_the_file_was_another(tmp_path: Path) -> None:
+    """It listens where the others do, whatever the file says by now: here nothing of that, and
+    nothing of TLS."""
+    file = tmp_path / "deployment.yaml"
+    file.write_text(
+        "clusters: [{name: west, kind: pd, agent: {name: a, admin: '127.0.0.1:9', plaintext: true},"
+        " engines: [{name: d1, role: decode, url: 'http://127.0.0.1:1'}]}]\n"
+        "gateway: {admin: '127.0.0.1:9100'}\n"
+    )
+    args = Namespace(deployment=file, name=None, workers=2, worker=1, asked=[], at="127.0.0.1:8000")
+    assert deployment_of(args).gateway.listen == "127.0.0.1:8000"
+    args.at = "0.0.0.0:8000"
+    with pytest.raises(ConfigError, match=r"deployment\.yaml: .*plaintext"):
+        deployment_of(args)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from prfaas.core.deployment import Deployment, check_borders, check_workers, load_deployment
+from prfaas.core.deployment.changes import asked_for_keys, check_asked
+from prfaas.core.errors import PrfaasError
 from prfaas.core.strict import naming
 from prfaas.launch.gateway_workers import GatewayWorkers, kept_port
 from prfaas.process.signals import run_until_signal
@@ -27,6 +31,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--at", help=argparse.SUPPRESS)
+    parser.add_argument("--asked", action="append", default=[], help=argparse.SUPPRESS)
 
 
 def read_deployment(file: Path) -> Deployment:
@@ -51,7 +56,14 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
         gateway = msgspec.structs.replace(
             gateway, admin=gateway.admin_of(args.worker), listen=args.at
         )
-    return msgspec.structs.replace(deployment, gateways=(gateway, *deployment.gateways[1:]))
+    deployment = msgspec.structs.replace(deployment, gateways=(gateway, *deployment.gateways[1:]))
+    if args.worker is not None:
+        with naming(str(args.deployment)):
+            # It may take the place of another, which would have refused the file as it is now; and
+            # where it listens the file has said before.
+            check_asked(args.asked, gateway)
+            check_borders(deployment)
+    return deployment
 
 
 def file_of(file: Path | None, whose: str | None) -> Path | None:
@@ -63,15 +75,19 @@ def file_of(file: Path | None, whose: str | None) -> Path | None:
 
 def run_workers(args: argparse.Namespace, deployment: Deployment) -> int:
     """Run them; 0 once they are told to stop."""
+    asked = set(asked_for_keys(deployment.gateway))
+
+    def command(address: str, worker: int) -> list[str]:
+        with suppress(PrfaasError, OSError):  # The worker says what is wrong.
+            asked.update(asked_for_keys(deployment_of(args).gateway))
+        own = [sys.executable, "-m", "prfaas.cli.main", *sys.argv[1:], "--at", address]
+        own += [word for who in sorted(asked) for word in ("--asked", who)]
+        return [*own, "--worker", str(worker)]
 
     async def run() -> int:
         async with kept_port(deployment.gateway.listen) as address:
-            command = [sys.executable, "-m", "prfaas.cli.main", *sys.argv[1:], "--at", address]
-            given.append(
-                workers := GatewayWorkers(
-                    deployment.gateway.workers, lambda n: [*command, "--worker", str(n)]
-                )
-            )
+            workers = GatewayWorkers(deployment.gateway.workers, partial(command, address))
+            given.append(workers)
             return await workers.run()
 
     given: list[GatewayWorkers] = []

@@ -6,7 +6,7 @@ differ: a difference goes into logs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -105,15 +105,22 @@ def check_doors(old: Deployment, new: Deployment) -> None:
 
 
 def _check_door(old: GatewayConfig, new: GatewayConfig) -> None:
-    for whose, before, now in (
-        ("clients", any(old.tenant_keys.values()), any(new.tenant_keys.values())),
-        ("operators", bool(old.operators), bool(new.operators)),
-    ):
-        if before and not now:
-            raise ConfigError(
-                f"gateway {new.name!r} has no keys of {whose} any more, and would ask nobody for "
-                "one: is the file whole? if that is meant, start the gateways anew with it"
-            )
+    check_asked(asked_for_keys(old), new)
+
+
+def asked_for_keys(gateway: GatewayConfig) -> frozenset[str]:
+    """Of ``clients`` and ``operators`` those who need a key."""
+    keys = {"clients": any(gateway.tenant_keys.values()), "operators": bool(gateway.operators)}
+    return frozenset(who for who, needed in keys.items() if needed)
+
+
+def check_asked(asked: Collection[str], gateway: GatewayConfig) -> None:
+    """Raise ConfigError where some who were ``asked`` for keys would be no more."""
+    for whose in sorted(frozenset(asked) - asked_for_keys(gateway)):
+        raise ConfigError(
+            f"gateway {gateway.name!r} has no keys of {whose} any more, and would ask nobody for "
+            "one: is the file whole? if that is meant, start the gateways anew with it"
+        )
 
 
 def changes(old: Deployment, new: Deployment) -> list[Change]:
