@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from prfaas.cli.gateway_workers import deployment_of
+from prfaas.cli.gateway_workers import WorkerCommands, deployment_of
 from prfaas.cli.main import main
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import free_address
@@ -180,6 +180,26 @@ async def test_a_port_that_another_has_is_refused(
             )
             assert await process.wait() == 2
     assert "cannot listen there" in capfd.readouterr().err
+
+
+def test_who_was_asked_for_keys_while_workers_run_is_asked_by_those_that_come_later(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "deployment.yaml"
+    half = (
+        "clusters: [{name: west, kind: pd, agent: {name: a, admin: '127.0.0.1:9', plaintext: true},"
+        " engines: [{name: d1, role: decode, url: 'http://127.0.0.1:1'}]}]\n"
+        "gateway: {admin: '127.0.0.1:9100', workers: 2"
+    )
+    file.write_text(f"{half}}}\n")
+    args = Namespace(deployment=file, name=None, workers=None, worker=None)
+    command = WorkerCommands(args, deployment_of(args))
+    command.look()
+    assert "--asked" not in command(1)
+    for more in (", api_keys: [key], operator_keys: [key]}", "}", ""):
+        file.write_text(f"{half}{more}\n")
+        command.look()
+        assert command(1)[-6:] == ["--asked", "clients", "--asked", "operators", "--worker", "1"]
 
 
 def test_a_worker_speaks_no_plaintext_where_the_file_was_another(tmp_path: Path) -> None:

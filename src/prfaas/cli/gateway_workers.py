@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from prfaas.core.deployment.changes import asked_for_keys, check_asked
 from prfaas.core.errors import PrfaasError
 from prfaas.core.strict import naming
 from prfaas.launch.gateway_workers import GatewayWorkers, kept_port
+from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
 
@@ -73,22 +74,41 @@ def file_of(file: Path | None, whose: str | None) -> Path | None:
     return file.with_name(f"{file.stem}-{whose}{file.suffix}")
 
 
-def run_workers(args: argparse.Namespace, deployment: Deployment) -> int:
-    """Run them; 0 once they are told to stop."""
-    asked = set(asked_for_keys(deployment.gateway))
+class WorkerCommands:
+    """Command lines of workers, by number. Each says who is asked for keys: a worker that takes the
+    place of another knows nothing of the file as it was. To be told to `look` when that changes."""
 
-    def command(address: str, worker: int) -> list[str]:
-        with suppress(PrfaasError, OSError):  # The worker says what is wrong.
-            asked.update(asked_for_keys(deployment_of(args).gateway))
-        own = [sys.executable, "-m", "prfaas.cli.main", *sys.argv[1:], "--at", address]
-        own += [word for who in sorted(asked) for word in ("--asked", who)]
+    def __init__(self, args: argparse.Namespace, deployment: Deployment) -> None:
+        self._args, self._asked = args, set(asked_for_keys(deployment.gateway))
+        self.address = ""
+        """Where they listen."""
+
+    def look(self) -> None:
+        """Whoever was asked once stays so."""
+        with suppress(PrfaasError, OSError):  # Workers say what is wrong.
+            self._asked |= asked_for_keys(deployment_of(self._args).gateway)
+
+    def __call__(self, worker: int) -> list[str]:
+        """For `GatewayWorkers`."""
+        own = [sys.executable, "-m", "prfaas.cli.main", *sys.argv[1:], "--at", self.address]
+        own += [word for who in sorted(self._asked) for word in ("--asked", who)]
         return [*own, "--worker", str(worker)]
 
+
+def run_workers(args: argparse.Namespace, deployment: Deployment) -> int:
+    """Run them; 0 once they are told to stop."""
+    command = WorkerCommands(args, deployment)
+
     async def run() -> int:
-        async with kept_port(deployment.gateway.listen) as address:
-            workers = GatewayWorkers(deployment.gateway.workers, partial(command, address))
+        looking = Reloading(args.deployment, command.look, asked=asyncio.Event())
+        async with kept_port(deployment.gateway.listen) as command.address:
+            workers = GatewayWorkers(deployment.gateway.workers, command)
             given.append(workers)
-            return await workers.run()
+            watching = asyncio.ensure_future(looking.run())
+            try:
+                return await workers.run()
+            finally:
+                watching.cancel()
 
     given: list[GatewayWorkers] = []
 
