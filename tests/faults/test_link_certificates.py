@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime
 import logging
 import os
@@ -229,6 +230,33 @@ def test_files_that_cannot_be_used_change_nothing(tmp_path: Path) -> None:
     assert live.server is before
     with pytest.raises(ConfigError, match="prfaas certs revoke"):
         live.read(TlsFiles(*_paths(issue(tmp_path, "west")), tmp_path / "none.pem"))
+
+
+def _with(file: Path, was: bytes, now: bytes) -> bytes:
+    """The same in PEM, of which OpenSSL reads no more than before."""
+    kind, text = file.read_text().split("-----", 2)[1:]
+    der = base64.b64decode(text.split("-----")[0])
+    assert der.count(was) >= 1
+    odd = base64.encodebytes(der.replace(was, now)).decode()
+    return f"-----{kind}-----\n{odd}-----{kind.replace('BEGIN', 'END')}-----\n".encode()
+
+
+EC_KEY, OTHER_KEY = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
+THIRD_VERSION, NO_VERSION = bytes.fromhex("a003020102"), bytes.fromhex("a003020107")
+
+
+def test_files_of_which_only_openssl_makes_sense_are_read_or_refused(tmp_path: Path) -> None:
+    """As one of an authority whose kind of key is new."""
+    for name in ("", "other", "odd"):
+        create_authority(tmp_path / name)
+    files = TlsFiles(*_paths(issue(tmp_path, "west")), renew_list(tmp_path))
+    live, own = LiveTls(files), files.ca.read_bytes()
+    files.ca.write_bytes(own + _with(tmp_path / "other" / "ca.pem", EC_KEY, OTHER_KEY))
+    live.read(files)
+    assert "has no list of CN=" in str(live.lack)
+    files.ca.write_bytes(own + _with(tmp_path / "odd" / "ca.pem", THIRD_VERSION, NO_VERSION))
+    with pytest.raises(ConfigError, match=r"not a .*certificate in PEM: 7 is not a valid"):
+        live.read(files)
 
 
 def test_who_is_revoked_gets_out_also_while_our_own_certificate_cannot_be_used(
@@ -556,8 +584,11 @@ async def test_an_agent_takes_new_certificates_over_by_itself(
         await agent.start()
         try:
             await until(lambda: "cert.pem expires in 20 days" in caplog.text)
+            own = used.ca.read_bytes()
+            used.ca.write_bytes(own + _with(used.ca, THIRD_VERSION, NO_VERSION))
+            await until(lambda: "7 is not a valid X509 version" in caplog.text)
             used.cert.write_text("half of a certifi")
-            await until(lambda: "the new certificates are refused" in caplog.text)
+            await until(lambda: "not a certificate and its key" in caplog.text)
             assert "no list of revoked certificates" not in caplog.text
             put(issue(tmp_path, "west", days=300), tmp_path / "used")
             await until(lambda: "no list of revoked certificates is read" in caplog.text)

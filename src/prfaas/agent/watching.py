@@ -54,6 +54,9 @@ def _renew(tls: LiveTls) -> None:
     except (ConfigError, OSError) as error:
         log.error("the new certificates are refused, all stays as it was: %s", error)
         tls.refuse_until_changed()
+    except Exception:
+        log.exception("a fault of ours with the new certificates; the agent goes on")
+        tls.refuse_until_changed()
     else:
         log.info("new certificates are used from now on")
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cryptography import x509
 
 from prfaas.core.errors import ConfigError
+from prfaas.tls.reading import reading
 
 _LISTS = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 SOON_S = timedelta(days=30).total_seconds()
@@ -32,19 +33,18 @@ class Expiry(NamedTuple):
 
 def certificate_expiry(path: Path) -> Expiry:
     """Of the first that expires of a PEM file. Raises ConfigError."""
-    try:
+    with reading(path, "a certificate"):
         found = x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a certificate in PEM: {error}") from error
-    at = min(certificate.not_valid_after_utc.timestamp() for certificate in found)
-    begins = max(certificate.not_valid_before_utc.timestamp() for certificate in found)
+        at = min(certificate.not_valid_after_utc.timestamp() for certificate in found)
+        begins = max(certificate.not_valid_before_utc.timestamp() for certificate in found)
     return Expiry(path, at, at - SOON_S, begins=begins)
 
 
 def list_expiry(crl: Path) -> Expiry:
     """Of the first of a file's revocation lists that runs out: TLS lets nobody in by an old one.
     Raises ConfigError."""
-    return min((_expiry(crl, found) for found in read_lists(crl)), key=lambda expiry: expiry.at)
+    with reading(crl, "a revocation list"):
+        return min((_expiry(crl, found) for found in read_lists(crl)), key=lambda expiry: expiry.at)
 
 
 def _expiry(crl: Path, found: x509.CertificateRevocationList) -> Expiry:
@@ -61,11 +61,9 @@ def read_lists(crl: Path) -> list[x509.CertificateRevocationList]:
     """All of a file, as TLS reads them: one of each authority. Raises ConfigError."""
     if not isfile(crl):  # To read a pipe would take as long as nobody writes.
         raise ConfigError(f"{crl}: no such file; 'prfaas certs revoke' makes it")
-    try:
+    with reading(crl, "a revocation list"):
         content = crl.read_bytes()
         return [x509.load_pem_x509_crl(one) for one in _LISTS.findall(content) or [content]]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{crl}: not a revocation list in PEM: {error}") from error
 
 
 def expiring(expiries: Iterable[Expiry], *, now: float) -> list[str]:

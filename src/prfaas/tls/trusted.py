@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from prfaas.core.errors import ConfigError
 from prfaas.tls.expiry import read_lists
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.reading import reading
 
 Shown = tuple[x509.Certificate, ...]
 """What the other end of a connection was believed by: its certificate, then each one's issuer."""
@@ -32,17 +32,18 @@ class Authorities(NamedTuple):
 
 def read_revoked(files: TlsFiles) -> Revoked:
     """Of all lists. Raises ConfigError naming the file that cannot be used."""
-    lists = [] if files.crl is None else read_lists(files.crl)
-    return frozenset((each.issuer, one.serial_number) for each in lists for one in each)
+    if files.crl is None:
+        return frozenset()
+    with reading(files.crl, "a revocation list"):
+        lists = read_lists(files.crl)
+        return frozenset((each.issuer, one.serial_number) for each in lists for one in each)
 
 
 def read_authorities(files: TlsFiles) -> Authorities:
     """Raises ConfigError naming the file that cannot be used."""
     revoked = read_revoked(files)
-    try:
+    with reading(files.ca, "a CA certificate"):
         trusted = x509.load_pem_x509_certificates(files.ca.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{files.ca}: not a CA certificate in PEM: {error}") from error
     return Authorities(frozenset(trusted), revoked)
 
 
@@ -124,7 +125,7 @@ def _is_of(shown: Shown, authorities: frozenset[x509.Certificate]) -> bool:
 
 def _issued(peer: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:
     for authority in authorities:
-        with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             peer.verify_directly_issued_by(authority)
             return True
     return False

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from prfaas.core.errors import ConfigError
 from prfaas.tls.expiry import read_lists
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.reading import reading
 
 _SHORT = timedelta(days=31)
 
@@ -31,6 +31,11 @@ class Lack(NamedTuple):
 def lists_lacking(files: TlsFiles) -> Lack | None:
     """None where nothing is: also where certificates live for a month at most, and revoke
     themselves. Raises ConfigError for files that cannot be used."""
+    with reading(files.ca, "a CA certificate"):
+        return _lacking(files)
+
+
+def _lacking(files: TlsFiles) -> Lack | None:
     own = _certificates(files.cert)
     if files.crl is None:
         life = own[0].not_valid_after_utc - own[0].not_valid_before_utc
@@ -58,10 +63,8 @@ def lists_lacking(files: TlsFiles) -> Lack | None:
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
-    try:
+    with reading(path, "a certificate"):
         return x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a certificate in PEM: {error}") from error
 
 
 def _that_sign(
@@ -77,13 +80,14 @@ def _that_sign(
 
 
 def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
-    with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+    with contextlib.suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         certificate.verify_directly_issued_by(authority)
         return True
     return False
 
 
 def _is_of(found: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    with contextlib.suppress(TypeError, ValueError):  # Of a kind of key that signs no lists.
+    # Of a kind of key that signs no lists, or that OpenSSL knows and `cryptography` does not.
+    with contextlib.suppress(TypeError, ValueError, UnsupportedAlgorithm):
         return bool(found.is_signature_valid(authority.public_key()))  # type: ignore[arg-type]
     return False
