@@ -69,14 +69,21 @@ class Trusted:
         """Why a connection would not be made any more whose other end has shown these certificates;
         None where it would. ``now``: Unix seconds."""
         for at, each in enumerate(shown):
-            whose = f"that of {each.subject.rfc4514_string()} above it" if at else "its certificate"
-            if (each.issuer, each.serial_number) in self._found.revoked:
-                return f"{whose} is revoked"
-            if each.not_valid_after_utc.timestamp() < now:
-                return f"{whose} has expired"
+            try:
+                why = self._why_not(each, now)
+            except ValueError as error:  # What it says is parsed only now; OpenSSL takes more.
+                why = f"cannot be read: {error}"
+            if why is not None:
+                whose = f"that of {name_in((each,))} above it" if at else "its certificate"
+                return f"{whose} {why}"
         if self._withdrawn and not _is_of(shown, self._found.trusted):
             return "its certificate is of an authority that is not trusted any more"
         return None
+
+    def _why_not(self, each: x509.Certificate, now: float) -> str | None:
+        if (each.issuer, each.serial_number) in self._found.revoked:
+            return "is revoked"
+        return "has expired" if each.not_valid_after_utc.timestamp() < now else None
 
 
 class OpenTransports:
@@ -106,7 +113,10 @@ class OpenTransports:
 
 def name_in(shown: Shown) -> str:
     """What a certificate calls its owner, for people."""
-    return shown[0].subject.rfc4514_string()
+    try:
+        return shown[0].subject.rfc4514_string()
+    except ValueError:
+        return "somebody whose name cannot be read"
 
 
 def shown_by(end: ssl.SSLObject | ssl.SSLSocket) -> Shown:
