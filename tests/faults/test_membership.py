@@ -167,20 +167,23 @@ async def test_half_of_a_file_lets_nobody_in() -> None:
         assert (await ask(client, key="key"))[0].status == 200
 
 
-async def test_keys_are_exchanged_while_the_file_is_refused(tmp_path: Path) -> None:
-    """Somebody has left a fault in it; then a key leaks."""
+@pytest.mark.parametrize("error", [ConfigError, ZeroDivisionError])
+async def test_keys_are_exchanged_while_the_file_is_refused(
+    tmp_path: Path, error: type[Exception]
+) -> None:
+    """Somebody has left a fault in it, or we in what reads it; then a key leaks."""
     keys = tmp_path / "keys"
     keys.write_text("old\nother\n")
     mock = MockDeployment(gateway=f'  api_keys_file: "{keys}"')
 
     def refused() -> Deployment:
-        raise ConfigError("unknown key 'nonsense'")
+        raise error("unknown key 'nonsense'")
 
     async with mock.running() as client:
         await mock.ready()
         assert (await ask(client, key="old"))[0].status == 200
         keys.write_text("other\n")
-        with pytest.raises(ConfigError, match="nonsense"):
+        with pytest.raises(error, match="nonsense"):
             Rereading(mock.gateway, refused, source="x").take()
         assert (await ask(client, key="old"))[0].status == 401
         assert (await ask(client, key="other"))[0].status == 200

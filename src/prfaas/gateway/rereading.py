@@ -32,7 +32,7 @@ class Rereading:
             self._refused = self._read().of_gateway(gateway.deployment.gateway.name)
             gateway.become(self._refused, source=self._source)
             self._refused = None
-        except (PrfaasError, OSError):
+        except Exception:  # Also where it is a fault of ours.
             gateway.access.take_files(gateway.deployment)
             gateway.access.show_to(gateway.engines, gateway.agents)
             with suppress(PrfaasError, OSError):
