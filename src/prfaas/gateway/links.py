@@ -17,6 +17,7 @@ from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.link.api import LinkState
+from prfaas.policies.line_rate import LEAST_BYTES_PER_S
 from prfaas.scheduler.events import LinkStateChanged
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,6 @@ _RETRY_S = 1.0
 _SATURATED = 0.5
 """Congestion from which on the goodput is taken for all the line can carry, while bytes wait. A
 line on which nothing is sent says nothing of it, however long its last round trips were."""
-_LEAST_BYTES_PER_S = 1024.0
-"""A line that stands still is not believed to be slower, or it would never be tried again."""
 
 
 class LineStates:
@@ -169,10 +168,10 @@ def link_event(source: str, target: str, states: Sequence[LinkState]) -> LinkSta
     congestion = max(state.congestion for state in up)
     rate = limit
     if congestion >= _SATURATED and any(state.queued_bytes > 0 for state in up):
-        carried = max(goodput, _LEAST_BYTES_PER_S)
+        carried = max(goodput, LEAST_BYTES_PER_S)
         rate = min(rate or carried, carried)
     if rate:
-        rate = max(rate, _LEAST_BYTES_PER_S)
+        rate = max(rate, LEAST_BYTES_PER_S)
     utilisation = max(state.utilisation for state in up)
     if limit and len(up) > 1:
         utilisation = min(1.0, goodput / limit)

@@ -11,6 +11,9 @@ from math import inf
 
 _DOUBLES_IN_S = 2.0
 """How fast a rise is believed: from a tenth to the whole in 7 s, some transfers' time."""
+LEAST_BYTES_PER_S = 1024.0
+"""A line that stands still is not believed to be slower, or it would never be tried again: with a
+hundred MB/s it is after half a minute."""
 _LONG = 60.0
 """So many doublings are any rise."""
 
@@ -27,6 +30,10 @@ class LineRate:
     def take(self, told: float, now: float) -> None:
         """The line is said to carry so much."""
         self._low, self._at, self._told = min(self.at(now), told), now, told
+
+    def stands(self, now: float) -> None:
+        """Nothing has come over it for long, whatever it is said to carry."""
+        self._low, self._at = min(self.at(now), LEAST_BYTES_PER_S), now
 
     @property
     def told(self) -> float:

@@ -68,6 +68,7 @@ def _handlers(
         Action.START_PREFILL: prefilling.start_prefill,
         Action.PREFILLED: prefilling.prefilled,
         Action.PREFILLED_LAST: routing.prefilled_last,
+        Action.STALLED: routing.stalled,
         Action.WATCH_TRANSFER: routing.watch_transfer,
         Action.RECEIVED: prefilling.received,
         Action.MAKE_READY: routing.make_ready,

@@ -13,6 +13,7 @@ from prfaas.scheduler.events import LinkStateChanged, MachinesCut, MachinesJoine
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import Trigger
 from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.state import Record
 from prfaas.scheduler.timers import TimerKind
 
 
@@ -38,6 +39,12 @@ class Connectivity:
             self._set_timer(TimerKind.LINK, link.source, link.target)
         link.up = event.up
         self._congestion.heard(link)
+
+    def arrived(self, record: Record, share: float | None) -> None:
+        """More of a hand-off's bytes, ``share`` of all where that is known."""
+        record.share_arrived = share
+        if record.link is not None:
+            record.link.carried_at = self._requests.now
 
     def cut(self, event: MachinesCut) -> None:
         """Of a line that is up, two machines do not reach each other."""

@@ -41,7 +41,7 @@ class Decoding:
             engine.place.ready.drop(record.request_id)
         if record.route is not Route.DIRECT:
             self._reservations.release_prefill(record, done=True)
-            self._reservations.release_link(record)
+            self._reservations.release_link(record, arrived=True)
         if self._takes_assigned(record, engine):
             self.start_decode(record, "")
             return True

@@ -84,6 +84,7 @@ class Action(StrEnum):
     PREFILLED = "prefilled"
     PREFILLED_LAST = "prefilled last"
     WATCH_TRANSFER = "watch transfer"
+    STALLED = "stalled"
     RECEIVED = "received"
     MAKE_READY = "make ready"
     START_DECODE = "start decode"
@@ -110,6 +111,7 @@ _S, _T = State, Trigger
 _ROUTED = (_S.PARKED, _S.WAITING, _S.PREFILLING, _S.READY, _S.DECODING, _S.FAILED)
 _TO_DECODE = (_S.READY, _S.DECODING, *_ROUTED[:3], _S.FAILED)
 _REROUTE = Step(Action.REROUTE, _ROUTED)
+_STALLED = Step(Action.STALLED, _ROUTED)
 _PREFILL_LATE = Step(Action.PREFILL_LATE, _ROUTED)
 _MAKE_READY = Step(Action.MAKE_READY, _TO_DECODE)
 _RETRY_DECODE = Step(Action.RETRY_DECODE, _TO_DECODE)
@@ -140,7 +142,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.SENDING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.SENDING, _T.LINK_LOST): _REROUTE,
     (_S.SENDING, _T.LINE_SLOW): _REROUTE,
-    (_S.SENDING, _T.STALLED): _REROUTE,
+    (_S.SENDING, _T.STALLED): _STALLED,
     (_S.SENDING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
     # Every byte has arrived and was verified: what becomes of the prefill engine is no matter.
     (_S.RECEIVED, _T.PREFILL_COMPLETED): Step(Action.PREFILLED_LAST, _TO_DECODE),
@@ -189,7 +191,7 @@ def mermaid() -> Iterator[str]:
     for (state, trigger), step in TABLE.items():
         if trigger in shared:
             continue
-        to = "REROUTE" if step in (_REROUTE, _PREFILL_LATE) else step.to[0].name
+        to = "REROUTE" if step in (_REROUTE, _STALLED, _PREFILL_LATE) else step.to[0].name
         labels.setdefault((state, to), []).append(trigger.value)
     yield "stateDiagram-v2"
     yield "    [*] --> ARRIVED"

@@ -23,6 +23,8 @@ class Line(LineFacts[R]):
         self.down_since = inf
         self.slow_since = inf
         """Since when it carries much less than it should; infinite: it does not."""
+        self.carried_at = -inf
+        """When bytes of any hand-off were last said to have arrived."""
         self.configured_bytes_per_s = rate
         self._clock = clock
         self.utilisation = self.congestion = 0.0
@@ -33,6 +35,13 @@ class Line(LineFacts[R]):
         if self.rate_bytes_per_s == self.configured_bytes_per_s or self.rate_bytes_per_s > rate:
             self.rate = LineRate(rate)
         self.configured_bytes_per_s = rate
+
+    def blame(self, since: float) -> None:
+        """A hand-off's bytes have rested since then. Where others' have moved, one of its ends is
+        to blame; where none has, the line is, whatever is measured: it may break each time before
+        there is something to measure."""
+        if self.carried_at <= since:
+            self.rate.stands(self._clock.now)
 
     @property
     def rate_bytes_per_s(self) -> float:

@@ -112,7 +112,12 @@ class Prefilling:
     def received(self, record: Record, _why: str) -> None:
         """Every byte is there before the prefill engine has answered."""
         self._requests.move(record, State.RECEIVED)
-        self._reservations.release_link(record)
+        self._reservations.release_link(record, arrived=True)
+
+    def stalled(self, record: Record) -> None:
+        """The bytes have rested for ``transfer_stall``."""
+        if record.link is not None:
+            record.link.blame(record.stall_at - self._stall_s)
 
     def too_slow(self, record: Record) -> str | None:
         """After news of a transfer that does not rest: why it is hopeless all the same, by its pace

@@ -123,11 +123,13 @@ class Reservations:
         self.start_waiting(engine)
         self._start_in_line(moved)
 
-    def release_link(self, record: Record) -> None:
-        """The hand-off's bytes have arrived, or will not."""
+    def release_link(self, record: Record, *, arrived: bool) -> None:
+        """The hand-off's bytes have ``arrived``, or will not."""
         link = record.link
         if link is None:
             return
+        if arrived:
+            link.carried_at = self._requests.now
         record.link = None
         del link.records[record.request_id]
         link.outstanding_bytes = link.outstanding_bytes - record.link_bytes if link.records else 0.0
@@ -161,5 +163,5 @@ class Reservations:
             record.transfer_id = None
         self.release_memory(record)
         self.release_prefill(record, done=False)
-        self.release_link(record)
+        self.release_link(record, arrived=False)
         self.release_decode(record)

@@ -100,6 +100,11 @@ class Routing:
         self._prefilling.learn(record)
         self.make_ready(record, why)
 
+    def stalled(self, record: Record, why: str) -> None:
+        """The bytes rest: what comes next does not wait for the same line."""
+        self._prefilling.stalled(record)
+        self.reroute(record, why)
+
     def watch_transfer(self, record: Record, _why: str) -> None:
         """More of it has arrived; give it up if it is too slow."""
         why = self._prefilling.too_slow(record)

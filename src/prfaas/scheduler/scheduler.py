@@ -280,7 +280,7 @@ class Scheduler:
     def _transfer_progressed(self, event: TransferProgressed) -> None:
         record = self._records.get(event.request_id)
         if record is not None and record.attempt == event.attempt:
-            record.share_arrived = event.share
+            self._connectivity.arrived(record, event.share)
             self._requests.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
 
     def _timer_fired(self, _event: TimerFired) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prfaas.policies.api import Route
+from prfaas.policies.line_rate import LEAST_BYTES_PER_S
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.testing.scheduler_driver import LONG, Driver
@@ -51,6 +52,48 @@ def test_stalled_transfer_is_given_up_unless_it_progresses() -> None:
     *_, again = drive.alarm()
     assert drive.now == 19.0
     assert "stalled" in again.reason
+
+
+def test_a_line_on_which_all_rests_is_not_taken_for_the_next() -> None:
+    """Whatever is measured there: connections may break before anything is."""
+    drive = Driver(transfer_stall="10 s")
+    line = drive.scheduler.view.link("east", "west")
+    assert line is not None
+    drive.arrive(LONG)
+    drive(e.PrefillCompleted("r", 1), at=1.0)
+    drive(e.TransferProgressed("r", 1, 0.1), at=2.0)
+    drive.alarm()
+    assert line.rate_bytes_per_s == 25e6
+    *_, again = drive.alarm()
+    assert (drive.now, again.route) == (12.0, Route.PD_P)
+    assert line.rate_bytes_per_s == LEAST_BYTES_PER_S
+    drive(e.LinkStateChanged("east", "west", up=True), at=13.0)
+    assert line.rate_bytes_per_s < 2 * LEAST_BYTES_PER_S
+    drive(e.RequestCancelled("r"), at=60.0)
+    assert line.rate_bytes_per_s == 25e6, "somebody tries it again"
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [
+        [e.TransferProgressed("other", 1, 0.5)],
+        [e.TransferCompleted("other", 1)],
+        [e.PrefillCompleted("other", 1), e.TransferCompleted("other", 1)],
+    ],
+    ids=["while it is prefilled", "before its prefill ends", "as the last of it"],
+)
+def test_a_line_that_carries_others_is_not_to_blame(moves: list[e.AnyEvent]) -> None:
+    drive = Driver(transfer_stall="10 s")
+    line = drive.scheduler.view.link("east", "west")
+    assert line is not None
+    drive.arrive(LONG)
+    drive.arrive(LONG, "other")
+    drive(e.PrefillCompleted("r", 1), at=1.0)
+    for event in moves:
+        drive(event, at=2.0)
+    *_, again = drive.alarm()
+    assert (drive.now, again.route) == (11.0, Route.PD_P)
+    assert line.rate_bytes_per_s == 25e6
 
 
 def test_transfer_that_crawls_is_given_up() -> None:
