@@ -9,8 +9,8 @@ over it also while a line is cut. Needs root.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -18,7 +18,8 @@ from typing import Any, Self
 from prfaas.core.errors import ConfigError
 from prfaas.testing.wan import Wan, WanProfile, add_namespace, ip
 
-_numbers = itertools.count()
+_NUMBERS = 100
+"""Of addresses: as many may stand at once on this computer, in whatever processes."""
 
 
 class Sites:
@@ -34,7 +35,8 @@ class Sites:
         machines: Mapping[str, Sequence[str]],
         lines: Mapping[tuple[str, str], WanProfile],
     ) -> None:
-        self._number = (os.getpid() + next(_numbers)) % 100
+        self._cleanup = contextlib.ExitStack()
+        self._number = self._claim()
         self._tag = f"{os.getpid() % 10**5}x{self._number}"
         self._machines = machines
         self._sites = {site: index for index, site in enumerate(machines, 1)}
@@ -42,7 +44,6 @@ class Sites:
         self._places = {name: (site, index) for index, (site, name) in enumerate(every, 1)}
         self._profiles = lines
         self.lines: dict[tuple[str, str], Wan] = {}
-        self._cleanup = contextlib.ExitStack()
 
     def address(self, machine: str) -> str:
         """IPv4 address at which machines of all sites reach this one."""
@@ -76,6 +77,19 @@ class Sites:
 
     def __exit__(self, *_: object) -> None:
         self._cleanup.close()
+
+    def _claim(self) -> int:
+        """A number that nobody has: a name in the kernel is held as long as the sites stand."""
+        for number in range(_NUMBERS):
+            claim = socket.socket(socket.AF_UNIX)
+            try:
+                claim.bind(f"\0prfaas-sites-{number}")
+            except OSError:
+                claim.close()
+                continue
+            self._cleanup.callback(claim.close)
+            return number
+        raise ConfigError(f"{_NUMBERS} groups of sites stand on this computer; end some")
 
     def _router(self, site: str) -> str:
         return f"prfaas-router-{site}-{self._tag}"
