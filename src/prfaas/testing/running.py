@@ -34,6 +34,9 @@ START_TIMEOUT_S = 900.0
 """Ends a start that hangs. A stack of four engines starts in 45 s on two good cores, and in minutes
 on two slow ones that others use too."""
 
+_BFLOAT16 = {"avx512bw", "bf16"}
+"""Any of these among a CPU's flags."""
+
 
 def end_all(processes: Collection[subprocess.Popen[Any]]) -> None:
     """SIGTERM for all, stopped ones too; what has not ended by it soon is killed."""
@@ -49,12 +52,22 @@ def end_all(processes: Collection[subprocess.Popen[Any]]) -> None:
 
 
 def engine_args_here(kind: str) -> tuple[str, ...]:
-    """What a tiny model's engines need where FlashInfer is not installed: on Hopper vLLM would
-    take its kernel for Gated DeltaNet without looking."""
-    on_gpu = installed_vllm() == "gpu"
-    if kind == "gdn" and on_gpu and importlib.util.find_spec("flashinfer") is None:
+    """What a tiny model's engines need on this machine.
+
+    Without FlashInfer: on Hopper vLLM would take its kernel for Gated DeltaNet without looking. On
+    CPUs without instructions for bfloat16, which take ten times as long: another format, where
+    vLLM's kernels have one.
+    """
+    if installed_vllm() == "cpu":
+        return () if kind == "gdn" or _computes_bfloat16() else ("--dtype", "float32")
+    if kind == "gdn" and importlib.util.find_spec("flashinfer") is None:
         return ("--gdn-prefill-backend", "triton")
     return ()
+
+
+def _computes_bfloat16() -> bool:
+    """Whether oneDNN has kernels for it on this CPU: with AVX-512, or Arm's own instructions."""
+    return not _BFLOAT16.isdisjoint(Path("/proc/cpuinfo").read_text().split())
 
 
 def _serves(url: str, deployment: Deployment) -> bool:
