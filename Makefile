@@ -45,8 +45,11 @@ demo: $(READY)  ## two clusters on this machine, a script of prompts, every answ
 
 test: lint test-pure test-engine  ## everything (10 to 25 minutes on two cores)
 
+# A worker for each core, each of whole files: what a file sets up is set up once.
+AT_ONCE := -n logical --maxprocesses 4 --dist loadfile
+
 test-fast: $(READY)  ## unit, property and parity tests: about a minute
-	$(BIN)/pytest -q -m 'not engine and not root and not slow' tests
+	$(BIN)/pytest -q $(AT_ONCE) -m 'not engine and not root and not slow' tests
 
 lint: $(READY)  ## style, types, import contracts, sizes of modules and functions
 	$(BIN)/ruff check
@@ -59,7 +62,7 @@ rooms: $(READY)  ## sizes, docstrings, tests beside modules, import circles: the
 	$(BIN)/python tools/rooms.py --write
 
 test-pure: $(READY)
-	$(BIN)/pytest -q -m 'not engine' tests
+	$(BIN)/pytest -q $(AT_ONCE) -m 'not engine' tests
 
 test-engine: $(READY)
 	$(BIN)/pytest -q -m 'engine and not ranks and not ray and not pods' tests
