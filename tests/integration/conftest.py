@@ -114,10 +114,12 @@ class Stacks:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of one model before the next: a stack takes a minute to start."""
+    """All tests of one stack before the next, which takes a minute to start. Before them those with
+    a deployment of their own: memory holds one at a time."""
     kinds = list(dict.fromkeys(map(_kind, items)))
     kinds.sort(key=lambda kind: kind != DEFAULT_KIND)
     items.sort(key=lambda item: kinds.index(_kind(item)))
+    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
 
 
 def _kind(item: pytest.Item) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from prfaas.testing.measuring import prompt
 from prfaas.testing.running import RunningDeployment
 from prfaas.tiny_models.kinds import CONFIGS
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 DEPLOYMENT = Path(__file__).with_name("adapters.yaml")
 RANK = 8
@@ -64,8 +63,7 @@ def cached_tokens(answer: Answer) -> int:
     return int(answer.headers["x-prfaas-cached-tokens"])
 
 
-def test_an_adapter_is_served_where_it_is_loaded(stacks: Any, tmp_path: Path) -> None:
-    stacks.close()  # Memory holds one deployment at a time.
+def test_an_adapter_is_served_where_it_is_loaded(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter")
     able = ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(RANK)]
     loaded = [*able, "--lora-modules", f"tuned={adapter}"]

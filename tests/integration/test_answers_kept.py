@@ -17,7 +17,6 @@ import json
 import os
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import pytest
 from tests.integration.test_pool import ask, cached, choice, loaded_tokens, named, restart, until
@@ -29,17 +28,14 @@ from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import RunningDeployment, engine_args_here
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 DEPLOYMENT = Path(__file__).with_name("answers.yaml")
 PROMPT, ANSWER = 1000, 300
 
 
 @pytest.mark.parametrize("kind", os.environ.get("ANSWER_MODELS", "").split())
-def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
-    stacks: Any, kind: str, tmp_path: Path
-) -> None:
-    stacks.close()  # Memory holds one deployment at a time.
+def test_the_next_turn_finds_prompt_and_answer_after_a_restart(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "answers.yaml"
     args = json.dumps(list(engine_args_here(kind)))
     file.write_text(Template(DEPLOYMENT.read_text()).substitute(args=args))

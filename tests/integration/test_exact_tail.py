@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from prfaas.testing.calling import call
-from prfaas.testing.comparing import assert_same_or_near_tie, complete
+from prfaas.testing.comparing import assert_same_or_near_tie, complete, complete_both
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import PlainEngine, RunningDeployment
+from prfaas.testing.running import PlainEngine, RunningDeployment, compared
 
 BLOCK = 2048
 FILE = Path(__file__).with_name("exact.yaml")
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 
 class Pair(NamedTuple):
@@ -33,14 +32,12 @@ class Pair(NamedTuple):
     def model(self) -> str | None:
         return self.running.deployment.model.served_name
 
-    def check(self, ids: list[int]) -> list[int]:
+    def check(self, ids: list[int]) -> None:
         """Answered by offloading, and as a stock engine answers."""
-        ours, route = complete(self.running.url, self.model, ids)
-        stock, _ = complete(self.plain.url, self.model, ids)
+        both = complete_both(self.running.url, self.plain.url, self.model, ids)
+        (ours, route), (stock, _) = both
         assert route.startswith("offload"), route
         assert_same_or_near_tie(ours, stock)
-        tokens: list[int] = ours["token_ids"]
-        return tokens
 
     def decode_engine_counts(self, metric: str) -> float:
         text = call(f"{self.running.engine('west-decode').url}/metrics").body.decode()
@@ -49,11 +46,8 @@ class Pair(NamedTuple):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    home = tmp_path_factory.mktemp("exact")
-    with ExitStack() as stack:
-        running = stack.push(RunningDeployment(FILE, home / "up", model="tiny:gdn"))
-        running.wait_until_ready()
-        yield Pair(running, stack.enter_context(PlainEngine(running, home / "plain")))
+    with compared(FILE, tmp_path_factory.mktemp("exact"), model="tiny:gdn") as both:
+        yield Pair(*both)
 
 
 @pytest.mark.parametrize("length", [1500, 5000])

@@ -15,7 +15,6 @@ import os
 import signal
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import pytest
 from tests.integration.test_pool import LENGTHS, ask, cached, choice, loaded_tokens, metric, until
@@ -35,25 +34,21 @@ from prfaas.pool.spill_format import (
 )
 from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import PlainEngine, RunningDeployment, engine_args_here
+from prfaas.testing.running import PlainEngine, RunningDeployment, compared, engine_args_here
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 DEPLOYMENT = Path(__file__).with_name("disk.yaml")
 
 
 @pytest.mark.parametrize("kind", os.environ.get("DISK_MODELS", "").split())
-def test_a_prefix_from_disk_changes_no_token(stacks: Any, kind: str, tmp_path: Path) -> None:
-    stacks.close()  # Memory holds one deployment at a time.
+def test_a_prefix_from_disk_changes_no_token(kind: str, tmp_path: Path) -> None:
     if file_system(tmp_path) == "tmpfs":
         pytest.skip("pytest's directory is in memory: give --basetemp on a disk")
     disk, file = tmp_path / "kv", tmp_path / "disk.yaml"
-    args = json.dumps(list(engine_args_here(kind)))
-    file.write_text(Template(DEPLOYMENT.read_text()).substitute(args=args, disk=disk))
-    with (
-        RunningDeployment(file, tmp_path / "up", model=f"tiny:{kind}") as running,
-        PlainEngine(running, tmp_path / "plain") as plain,
-    ):
+    args = engine_args_here(kind)
+    file.write_text(Template(DEPLOYMENT.read_text()).substitute(args=json.dumps(args), disk=disk))
+    with compared(file, tmp_path, model=f"tiny:{kind}", args=args) as (running, plain):
         _play(running, plain, disk, kind)
 
 

@@ -18,7 +18,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from tests.integration.test_pool import ask, cached, choice, loaded_tokens, metric, until, zero
@@ -26,31 +26,22 @@ from tests.integration.test_pool import ask, cached, choice, loaded_tokens, metr
 from prfaas.testing.calling import call
 from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import PlainEngine, RunningDeployment, engine_args_here
+from prfaas.testing.running import Compared, RunningDeployment, compared, engine_args_here
 
-pytestmark = [pytest.mark.engine]
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 DEPLOYMENT = Path(__file__).with_name("pulls.yaml")
 LENGTHS = {"gdn": 2200, "sliding_window": 2200, "dense": 3000, "mla": 2200}
 
 
-class Pair(NamedTuple):
-    running: RunningDeployment
-    plain: PlainEngine
-
-
 @pytest.fixture(params=os.environ.get("PULL_MODELS", "gdn").split())
-def pair(request: pytest.FixtureRequest, stacks: Any, tmp_path: Path) -> Iterator[tuple[str, Pair]]:
-    stacks.close()  # Memory holds one deployment at a time.
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Compared]]:
     kind = request.param
     file = tmp_path / "pulls.yaml"
-    args = list(engine_args_here(kind))
+    args = engine_args_here(kind)
     file.write_text(Template(DEPLOYMENT.read_text()).substitute(args=json.dumps(args)))
-    with (
-        RunningDeployment(file, tmp_path / "up", model=f"tiny:{kind}") as running,
-        PlainEngine(running, tmp_path / "plain") as plain,
-    ):
-        yield kind, Pair(running, plain)
+    with compared(file, tmp_path, model=f"tiny:{kind}", args=args) as both:
+        yield kind, both
 
 
 def drain(running: RunningDeployment, machine: str, *, undo: bool = False) -> None:
@@ -68,7 +59,7 @@ def pulled_tokens(answer: Any) -> int:
 
 
 def test_what_another_machine_has_cached_is_loaded(
-    pair: tuple[str, Pair], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[str, Compared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, (running, plain) = pair
     size, model = LENGTHS[kind], running.deployment.model.served_name

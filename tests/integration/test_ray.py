@@ -37,6 +37,7 @@ from prfaas.testing.ray_nodes import RayNodes
 from prfaas.testing.running import running_command, unused_engines
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.engine,
     pytest.mark.ray,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
@@ -156,8 +157,7 @@ def _below(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def nodes(stacks: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
-    stacks.close()  # Memory holds one deployment at a time.
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
     home = tmp_path_factory.mktemp("ray")
     with RayNodes(home, "west", "west", "east", "east", "gpus:2") as nodes:
         yield nodes

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -26,7 +26,7 @@ from prfaas.testing.comparing import assert_same_or_near_tie, complete
 from prfaas.testing.running import PlainEngine, RunningDeployment
 from prfaas.tiny_models.kinds import CONFIGS
 
-pytestmark = [pytest.mark.engine, pytest.mark.ranks]
+pytestmark = [pytest.mark.engine, pytest.mark.ranks, pytest.mark.alone]
 
 DEPLOYMENT = Path(__file__).with_name("tensor-parallel.yaml")
 BLOCK = 256
@@ -50,9 +50,8 @@ def args(ranks: int) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module", params=[(2, 2), (1, 2), (2, 1)], ids=["2-2", "1-2", "2-1"])
 def pair(
-    request: pytest.FixtureRequest, stacks: Any, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:
-    stacks.close()  # Memory holds one deployment at a time.
     home = tmp_path_factory.mktemp("tensor-parallel")
     p, d = request.param
     file = home / DEPLOYMENT.name

@@ -6,49 +6,37 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from prfaas.testing.calling import call
-from prfaas.testing.comparing import complete
+from prfaas.testing.comparing import complete, complete_both
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import PlainEngine, RunningDeployment
+from prfaas.testing.running import Compared, compared
 
-pytestmark = [pytest.mark.engine]
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 DEPLOYMENT = Path(__file__).with_name("two-machines.yaml")
 OFFLOADED, LOCAL = (1300, 2049, 2500, 3000), (257, 700, 1000)
 
 
-class Pair(NamedTuple):
-    running: RunningDeployment
-    plain: PlainEngine
-
-
 @pytest.fixture(scope="module")
-def pair(stacks: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    stacks.close()  # Memory holds one deployment at a time.
-    home = tmp_path_factory.mktemp("two-machines")
-    with (
-        RunningDeployment(DEPLOYMENT, home / "up", model="tiny:gdn") as running,
-        PlainEngine(running, home / "plain") as plain,
-    ):
-        yield Pair(running, plain)
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compared]:
+    with compared(DEPLOYMENT, tmp_path_factory.mktemp("two-machines"), model="tiny:gdn") as both:
+        yield both
 
 
-def test_identical_whichever_machines_a_prompt_goes_through(pair: Pair) -> None:
+def test_identical_whichever_machines_a_prompt_goes_through(pair: Compared) -> None:
     model = pair.running.deployment.model.served_name
     for length in (*OFFLOADED, *LOCAL):
         ids = prompt(f"machines {length}", length)
-        ours, route = complete(pair.running.url, model, ids)
-        stock, _ = complete(pair.plain.url, model, ids)
+        (ours, route), (stock, _) = complete_both(pair.running.url, pair.plain.url, model, ids)
         assert route.startswith("offload" if length in OFFLOADED else "pd-p"), route
         assert ours["token_ids"] == stock["token_ids"]
         assert ours["logprobs"]["token_logprobs"] == stock["logprobs"]["token_logprobs"]
 
 
-def test_every_machine_of_a_cluster_takes_its_share_over_its_own_link(pair: Pair) -> None:
+def test_every_machine_of_a_cluster_takes_its_share_over_its_own_link(pair: Compared) -> None:
     model = pair.running.deployment.model.served_name
     with ThreadPoolExecutor(4) as pool:
         asked = [

@@ -16,7 +16,7 @@ import pytest
 from prfaas.launch.run_directory import reap
 from prfaas.launch.sessions import Session, members
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 HANG_S = 600.0
 """Ends what never happens: three engines start side by side."""

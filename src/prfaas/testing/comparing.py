@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prfaas.testing.calling import call
@@ -28,6 +29,16 @@ def complete(
     answer = call(f"{url}/v1/completions", greedy(model, prompt, **more))
     assert answer.status == 200, answer.body
     return answer.json()["choices"][0], answer.headers.get("x-prfaas-route", "")
+
+
+def complete_both(
+    ours: str, stock: str, model: str | None, prompt: str | list[int]
+) -> tuple[tuple[dict[str, Any], str], tuple[dict[str, Any], str]]:
+    """`complete` of two servers at once, which compute beside each other."""
+    with ThreadPoolExecutor(1) as one:
+        asked = one.submit(complete, ours, model, prompt)
+        wanted = complete(stock, model, prompt)
+        return asked.result(), wanted
 
 
 def assert_same_or_near_tie(

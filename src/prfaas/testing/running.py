@@ -14,12 +14,12 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -276,6 +276,29 @@ class PlainEngine(_Process):
 
     def ready(self) -> bool:
         return _answers(f"{self.url}/health")
+
+
+class Compared(NamedTuple):
+    """A deployment, and what its answers are compared with."""
+
+    running: RunningDeployment
+    plain: PlainEngine
+
+
+@contextmanager
+def compared(
+    file: Path, home: Path, *, model: str | None = None, args: tuple[str, ...] = ()
+) -> Iterator[Compared]:
+    """Both started side by side: what each waits for leaves the cores to the other. ``args``: of
+    the stock engine, as the file's engines have them."""
+    with ExitStack() as stack:
+        running = stack.push(RunningDeployment(file, home / "up", model=model))
+        if installed_vllm() == "gpu":
+            running.wait_until_ready()  # its first engine tunes the kernels for all
+        plain = stack.push(PlainEngine(running, home / "plain", args=args))
+        running.wait_until_ready()
+        plain.wait_until_ready()
+        yield Compared(running, plain)
 
 
 class _Command(_Process):
