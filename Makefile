@@ -99,8 +99,8 @@ test-disk: $(READY)  ## prefixes from the agent's disk after kill -9 of agent an
 	DISK_MODELS="$(KINDS)" $(BIN)/pytest -q tests/integration/test_pool_disk.py
 
 SECONDS = 60
-fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=60 seconds each, one on each core
-	$(BIN)/python tests/fuzz/fuzz_foreign_bytes.py $(SECONDS)
+fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=60 seconds each, one on each core (WITHIN=900 for all)
+	$(BIN)/python tests/fuzz/fuzz_foreign_bytes.py --seconds $(SECONDS) $(if $(WITHIN),--within $(WITHIN))
 
 docs: $(READY)  ## the documentation as a site in build/site; fails at any warning
 	$(BIN)/pip install --quiet 'mkdocs-material>=9.6,<10'

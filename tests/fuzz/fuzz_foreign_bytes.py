@@ -1,18 +1,19 @@
 """Fuzz targets of everything that eats foreign bytes, as many at a time as there are cores.
 
-    python tests/fuzz/fuzz_foreign_bytes.py [SECONDS [SEED [TARGET ...]]]
-    python tests/fuzz/fuzz_foreign_bytes.py 500000n [SEED [TARGET ...]]
+    python tests/fuzz/fuzz_foreign_bytes.py --seconds 60
+    python tests/fuzz/fuzz_foreign_bytes.py --runs 500000 --seed 1811 journal_file trace_file
 
-SECONDS are for each target; so many runs (500000n) measure no memory, and are several times faster.
 Inputs are valid ones, mutated. A target may only refuse with the errors that its parser names; what
 it holds must stay within its bound. Prints the target and the seed on failure.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -528,7 +529,8 @@ def run(name: str, *, seconds: float, runs: int, seed: int) -> str:
             target(random.Random(seed + done))
             done += 1
     except BaseException:
-        print(f"failed; run it again with: {sys.argv[0]} 1n {seed + done} {name}", flush=True)
+        again = f"{sys.argv[0]} --runs 1 --seed {seed + done} {name}"
+        print(f"failed; run it again with: {again}", flush=True)
         raise
     finally:
         _FILE.unlink(missing_ok=True)
@@ -542,15 +544,16 @@ def run(name: str, *, seconds: float, runs: int, seed: int) -> str:
 
 
 def main() -> None:
-    amount = sys.argv[1] if len(sys.argv) > 1 else "10"
-    runs = int(amount.removesuffix("n")) if amount.endswith("n") else 0
-    seconds = 0.0 if runs else float(amount)
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns()
-    one = partial(run, seconds=seconds, runs=runs, seed=seed)
+    asked = arguments()
+    names, cores = asked.targets or list(TARGETS), os.cpu_count() or 1
+    seconds = min(asked.seconds, asked.within * cores / len(names))
+    if not asked.runs:
+        print(f"{len(names)} targets, {seconds:.0f} s each", flush=True)
+    one = partial(run, seconds=seconds, runs=asked.runs, seed=asked.seed)
     # A process for each, so that none is blamed for what another holds.
     spawning = multiprocessing.get_context("spawn")
-    with spawning.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
-        told = [pool.apply_async(one, (name,)) for name in sys.argv[3:] or TARGETS]
+    with spawning.Pool(cores, maxtasksperchild=1) as pool:
+        told = [pool.apply_async(one, (name,)) for name in names]
         failed = 0
         for each in told:
             try:
@@ -560,6 +563,22 @@ def main() -> None:
                 failed += 1
     if failed:
         sys.exit(f"{failed} of {len(told)} targets failed")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--seconds", type=float, default=10.0, help="for each target (%(default)s)")
+    amount.add_argument("--runs", type=int, default=0, help="faster, and memory is not measured")
+    less = "for all of them: each gets less where they would take longer"
+    parser.add_argument("--within", type=float, default=math.inf, metavar="SECONDS", help=less)
+    parser.add_argument("--seed", type=int, default=time.time_ns(), help="drawn, and told")
+    some = "of: " + ", ".join(TARGETS)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=some)
+    asked = parser.parse_args()
+    for unknown in set(asked.targets) - set(TARGETS):
+        parser.error(f"there is no target {unknown!r}; see --help")
+    return asked
 
 
 if __name__ == "__main__":
