@@ -1,6 +1,7 @@
 """That the answers match means something: without the transferred bytes they do not.
 
-Whatever is lost, the text is another within 16 tokens.
+By the measure of `test_parity`: whatever is lost, some of 16 tokens is another, or has another
+log-probability.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def test_what_is_lost_shows(stacks: Any, kind: str, lost: Loss) -> None:
     ours = answer_without(stack.running, lost, ids, boundary)
     complete(stack.plain.url, model, ids)  # its second answer has the decode engine's schedule
     stock, _ = complete(stack.plain.url, model, ids)
-    if lost is nothing:
-        assert ours["logprobs"]["token_logprobs"] == stock["logprobs"]["token_logprobs"]
-    else:
+    if kind == "mla":  # Nothing of it is the same to the last bit on every CPU.
         assert ours["token_ids"] != stock["token_ids"]
+    else:
+        same = ours["logprobs"]["token_logprobs"] == stock["logprobs"]["token_logprobs"]
+        assert same == (lost is nothing)
