@@ -46,7 +46,7 @@ demo: $(READY)  ## two clusters on this machine, a script of prompts, every answ
 test: lint test-pure test-engine  ## everything (10 to 25 minutes on two cores)
 
 # A worker for each core, each of whole files: what a file sets up is set up once.
-AT_ONCE := -n logical --maxprocesses 4 --dist loadfile
+AT_ONCE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## unit, property and parity tests: about a minute
 	$(BIN)/pytest -q $(AT_ONCE) -m 'not engine and not root and not slow' tests

@@ -47,6 +47,8 @@ from prfaas.tls.files import TlsFiles, files_of
 from prfaas.tls.live import LiveTls
 
 WAIT_S = 60.0
+PATIENT_S = 30.0
+"""For a handshake on a machine that is busy with all of this by itself."""
 
 
 class Agents:
@@ -56,9 +58,13 @@ class Agents:
         self.links: list[TcpLink] = []
         self.sent = 0
 
-    def open(self, name: str, tls: TlsFiles, to: TcpLink | None = None) -> TcpLink:
+    def open(
+        self, name: str, tls: TlsFiles, to: TcpLink | None = None, *, handshake_s: float = 3.0
+    ) -> TcpLink:
         peers = {} if to is None else {"west": PeerConfig(address=to.address, connections=1)}
-        config = TcpLinkConfig(name=name, security=tls, peers=peers, handshake_timeout_s=3.0)
+        config = TcpLinkConfig(
+            name=name, security=tls, peers=peers, handshake_timeout_s=handshake_s
+        )
         self.links.append(TcpLink(config, MemorySink()))
         return self.links[-1]
 
@@ -522,7 +528,7 @@ def test_a_peer_gets_in_while_a_stranger_knocks_thousands_of_times(
     agents: Agents, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     create_authority(tmp_path)
-    west = agents.open("west", issue(tmp_path, "west"))
+    west = agents.open("west", issue(tmp_path, "west"), handshake_s=PATIENT_S)
     host, port = parse_address(west.address)
     stop = threading.Event()
     knocked = [0]
@@ -558,7 +564,7 @@ def test_a_peer_gets_in_while_a_stranger_knocks_thousands_of_times(
             with pytest.raises(BlockingIOError):
                 slow.recv(1)  # It is still there: closed, it would read as empty.
             slow.close()
-            east = agents.open("east", issue(tmp_path, "east"), to=west)
+            east = agents.open("east", issue(tmp_path, "east"), to=west, handshake_s=PATIENT_S)
             assert agents.send(east, WAIT_S) == "complete"
         finally:
             stop.set()

@@ -85,8 +85,10 @@ class LengthDistribution(ABC):
     def mean(self, *, above: float | None = None, up_to: float | None = None) -> float:
         """E[L | above < L <= up_to]: the paper's l_long and l_short."""
         value = self.expectation(lambda tokens: tokens, above=above, up_to=up_to)
-        # Rounding must not leave the range that a profile may be asked for.
-        return float(np.clip(value, self.low, self.high))
+        # Rounding must leave neither what was asked for nor what a profile may be asked for.
+        least = self.low if above is None else max(above, self.low)
+        most = self.high if up_to is None else min(up_to, self.high)
+        return float(np.clip(value, least, most))
 
     def share_above(self, tokens: float) -> float:
         """P(L > tokens): the paper's p for a threshold of ``tokens``."""

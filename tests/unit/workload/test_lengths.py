@@ -83,6 +83,13 @@ def test_an_empty_range_has_no_mean() -> None:
     assert np.isnan(EmpiricalLengths([5]).mean(above=5))
 
 
+@pytest.mark.parametrize("many", [10, 34, 39])
+def test_rounding_leaves_no_side_of_a_cut(many: int) -> None:
+    cut = float(np.nextafter(1e5, 0))
+    assert EmpiricalLengths([10, *[1e5] * many]).mean(above=cut) >= cut
+    assert EmpiricalLengths([*[1e5] * many, 2e5]).mean(up_to=1e5) <= 1e5
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
