@@ -125,7 +125,8 @@ class EngineServer:
         self._next_connection += 1
         number = self._next_connection
         try:
-            register = await asyncio.wait_for(self._register(sock, number), _REGISTER_TIMEOUT_S)
+            async with asyncio.timeout(_REGISTER_TIMEOUT_S):
+                register = await self._register(sock, number)
             if register is not None:
                 await self._converse(sock, number, register.engine)
         except (OSError, EngineError, TimeoutError) as error:

@@ -12,13 +12,15 @@ import struct
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from prfaas.agent.engine_server import MAX_CONNECTIONS, EngineServer, _listen
 from prfaas.core.errors import ConfigError, EngineError
-from prfaas.engine_socket.messages import RegisterEngine
+from prfaas.engine_socket.framing import encode
+from prfaas.engine_socket.messages import Registered, RegisterEngine
+from prfaas.pool.events import EngineConnected
 from prfaas.testing.mock_engine_rank import mock_layout
 
 
@@ -81,6 +83,30 @@ async def test_who_comes_while_the_agent_stops_leaves_no_open_socket(
         await engines.close()
         gc.collect()  # What is open still warns, which fails the test.
     assert not path.exists()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_an_agent_ends_in_whichever_turn_an_engine_registers(
+    tmp_path: Path, turns: int
+) -> None:
+    """Python 3.11's `asyncio.wait_for` loses a cancellation where it is done already."""
+    path, registered, nothing = tmp_path / "agent.sock", asyncio.Event(), lambda *_: None
+    driver: Any = SimpleNamespace(
+        carry_out=nothing, handle=lambda e: isinstance(e, EngineConnected) and registered.set()
+    )
+    arena, none = os.memfd_create("arena"), cast(Any, None)
+    welcome = Registered("a", 1, 1)
+    engines = EngineServer(driver, none, none, welcome=welcome, arena_fd=arena)
+    await engines.start(path)
+    with connected(path) as rank:
+        rank.sendall(encode(RegisterEngine("e", mock_layout(), 1)))
+        await registered.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(engines.close())
+        await asyncio.wait([closing], timeout=5.0)
+        assert closing.done()
+    os.close(arena)
 
 
 async def test_one_connection_too_many_is_closed(tmp_path: Path) -> None:
