@@ -76,8 +76,8 @@ def read_access(deployment: Deployment) -> ReadAccess:
         read_credentials(deployment, agents),
         agents,
         None if config.agent_tls is None else read_authorities(files_in(config.agent_tls)),
-        None if config.agent_tls is None else lists_lacking(files_in(config.agent_tls)),
-        _expiries(config),
+        _lacking(config),
+        _front_expiries(config) | _agent_expiries(config),
     )
 
 
@@ -89,12 +89,19 @@ def _shown(
     return front_context(Path(files.cert), Path(files.key), minimum=minimum)
 
 
-def _expiries(config: GatewayConfig) -> dict[str, Expiry]:
-    front, own = config.tls, config.agent_tls
-    found = {} if front is None else {"certificate": certificate_expiry(Path(front.cert))}
-    if own is not None:
-        found |= {f"agent_{what}": at for what, at in expiries_of(files_in(own)).items()}
-    return found
+def _front_expiries(config: GatewayConfig) -> dict[str, Expiry]:
+    front = config.tls
+    return {} if front is None else {"certificate": certificate_expiry(Path(front.cert))}
+
+
+def _agent_expiries(config: GatewayConfig) -> dict[str, Expiry]:
+    own = config.agent_tls
+    found = {} if own is None else expiries_of(files_in(own))
+    return {f"agent_{what}": at for what, at in found.items()}
+
+
+def _lacking(config: GatewayConfig) -> Lack | None:
+    return None if config.agent_tls is None else lists_lacking(files_in(config.agent_tls))
 
 
 class Access:
@@ -112,7 +119,7 @@ class Access:
         self.connections = connections()
         self._metrics, self._taken = metrics, asyncio.Event()
         self._asks_nobody = deployment.gateway.asks_nobody
-        self._tell(read)
+        self._tell(read.expiries, read.lack)
         self.tls = None if read.tls is None else FrontTls(read.tls)
         self.admin_tls = None if read.admin_tls is None else FrontTls(read.admin_tls)
 
@@ -123,7 +130,7 @@ class Access:
                 shown.context = context
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
-        self._tell(read)
+        self._tell(read.expiries, read.lack)
         self._show(read)
 
     def take_files(self, deployment: Deployment) -> None:
@@ -139,19 +146,25 @@ class Access:
             revoked = frozenset() if own is None else read_revoked(own)
             for trusted in (self._trusted, *(a.trusted for a in self._agents.values())):
                 trusted.revoke(revoked)
+        # What is told of is what is shown: a certificate that cannot be used is not.
+        expiries, lack = dict(self._expiries), self._lack
         with suppress(*cannot):
             agents = agent_contexts(deployment)
             engines = read_credentials(deployment, agents, self._engines)
             if own is not None:
                 self._trusted.take(read_authorities(own))
             self._show_these(engines, agents)
-        for shown, files, minimum in (
-            (self.tls, config.tls, ssl.TLSVersion.TLSv1_2),
-            (self.admin_tls, config.admin_shows, ssl.TLSVersion.TLSv1_3),
-        ):
-            with suppress(*cannot):
-                if shown is not None and (context := _shown(files, minimum)) is not None:
-                    shown.context = context
+            expiries, lack = expiries | _agent_expiries(config), _lacking(config)
+        with suppress(*cannot):
+            context = _shown(config.tls, ssl.TLSVersion.TLSv1_2)
+            if self.tls is not None and context is not None:
+                self.tls.context = context
+                expiries |= _front_expiries(config)
+        with suppress(*cannot):
+            context = _shown(config.admin_shows, ssl.TLSVersion.TLSv1_3)
+            if self.admin_tls is not None and context is not None:
+                self.admin_tls.context = context
+        self._tell(expiries, lack)
 
     def _show(self, read: ReadAccess) -> None:
         self._show_these(read.engines, read.agents)
@@ -163,9 +176,9 @@ class Access:
         for context in agents.values():
             context.opened = self._opened
 
-    def _tell(self, read: ReadAccess) -> None:
-        self._expiries, self._lack = read.expiries, read.lack
-        for file, expiry in read.expiries.items():
+    def _tell(self, expiries: dict[str, Expiry], lack: Lack | None) -> None:
+        self._expiries, self._lack = expiries, lack
+        for file, expiry in expiries.items():
             self._metrics.certificate_expires.labels(file).set(expiry.at)
         self._taken.set()
 
@@ -181,7 +194,8 @@ class Access:
             if self._asks_nobody is not None and not self.tenants:
                 logger.warning("%s; give it api_keys_file, or tenants", self._asks_nobody)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._taken.wait(), _WARN_S)
+                async with asyncio.timeout(_WARN_S):
+                    await self._taken.wait()
 
     async def end_untrusted(self) -> None:
         """End open connections to agents, and through them, that would not be made any more: within

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,57 @@ async def test_certificates_that_run_out_are_warned_of_and_so_are_those_that_fol
         warning.cancel()
         with suppress(asyncio.CancelledError):
             await warning
+
+
+async def test_what_runs_out_is_told_of_certificates_that_are_taken_while_their_file_is_refused(
+    tmp_path: Path,
+) -> None:
+    """The page and the log went on with those of before."""
+    create_authority(tmp_path)
+    for name in ("g", "f", "b"):
+        issue(tmp_path, name, days=300)
+    revoke(tmp_path, "b")
+    found, metrics = deployment(tmp_path), GatewayMetrics()
+    access = Access(found, metrics)
+
+    def days(file: str) -> int:
+        at = metrics.registry.get_sample_value(
+            "prfaas_gateway_certificate_expires_timestamp_seconds", {"file": file}
+        )
+        assert at is not None
+        return round((at - time.time()) / 86400)
+
+    issue(tmp_path, "g", days=3)
+    issue(tmp_path, "f", days=5)
+    warning = asyncio.create_task(access.warn())
+    await until(lambda: not access._taken.is_set())
+    access.take_files(found)
+    assert (days("certificate"), days("agent_certificate"), days("agent_crl")) == (5, 3, 365)
+    assert access._taken.is_set(), "it is warned of"
+    issue(tmp_path, "f", days=20)
+    (tmp_path / "f-key.pem").write_text("half of a k")
+    access.take_files(found)
+    assert days("certificate") == 5, "the one that is shown"
+    warning.cancel()
+    with suppress(asyncio.CancelledError):
+        await warning
+
+
+async def test_who_ends_in_the_turn_in_which_files_are_taken_ends(tmp_path: Path) -> None:
+    """Python 3.11's `asyncio.wait_for` loses a cancellation then: the gateway never ended."""
+    create_authority(tmp_path)
+    for name in ("g", "f"):
+        issue(tmp_path, name)
+    revoke(tmp_path, "g")
+    access = Access(deployment(tmp_path), GatewayMetrics())
+    warning = asyncio.create_task(access.warn())
+    await until(lambda: not access._taken.is_set())
+    await asyncio.sleep(0)
+    access.take_files(deployment(tmp_path))
+    await asyncio.sleep(0)  # What waits for it is done, and nobody has heard so.
+    warning.cancel()
+    await asyncio.wait([warning], timeout=5.0)
+    assert warning.cancelled()
 
 
 async def test_keys_and_a_certificate_that_cannot_be_used_are_refused_together(
