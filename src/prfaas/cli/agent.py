@@ -15,7 +15,7 @@ from prfaas.core.deployment import check_borders, load_deployment
 from prfaas.core.strict import naming
 from prfaas.process.freed_memory import giving_back_freed
 from prfaas.process.logs import add_log_options, set_up_logs
-from prfaas.process.reloading import Reloading
+from prfaas.process.reloading import Reloading, stamps
 from prfaas.process.signals import run_until_signal
 from prfaas.process.spans import add_trace_export_option, make_spans
 
@@ -62,8 +62,12 @@ def run(args: argparse.Namespace) -> int:
         return settings
 
     spans = make_spans(args.otlp_traces_endpoint, service="prfaas-agent", instance=args.name)
+    since = stamps([args.deployment])
     settings, told = read(), asyncio.Event()
-    watched = Reloading(args.deployment, told.set, asked=asyncio.Event(), beside=lambda: named)
+    since |= stamps(named)
+    watched = Reloading(
+        args.deployment, told.set, asked=asyncio.Event(), beside=lambda: named, since=since
+    )
 
     async def program() -> int:
         watching = asyncio.create_task(watched.run())

@@ -28,7 +28,7 @@ from prfaas.gateway.server import Service, serve
 from prfaas.gateway.tracing import make_tracing
 from prfaas.process.freed_memory import giving_back_freed
 from prfaas.process.logs import add_log_options, set_up_logs
-from prfaas.process.reloading import Reloading
+from prfaas.process.reloading import Reloading, stamps
 from prfaas.process.signals import run_until_signal
 from prfaas.process.spans import add_trace_export_option
 
@@ -102,9 +102,13 @@ def run(args: argparse.Namespace) -> int:
                 asked=told,
                 beside=rereading.named,
                 on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),
+                since=since,
             )
 
+        since = stamps([file])
         first = read()
+        # What it names is read later, and watched when the gateway has started.
+        since |= stamps(map(Path, first.secret_files))
         return Service(
             first,
             resolve(first, source=str(file)),

@@ -15,7 +15,7 @@ from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.ray.progress import RayProgress
 from prfaas.launch.start import following, load, started
-from prfaas.process.reloading import Reloading
+from prfaas.process.reloading import Reloading, Stamps, stamps
 from prfaas.process.signals import run_until_signal
 
 EXAMPLES = """
@@ -70,12 +70,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the deployment; 128 + the signal that ended it."""
     prepare_output("--events", args.events)
+    since = stamps([args.deployment] if args.deployment else ())
     deployment = load(args.deployment, model=args.model, listen=args.listen)
     if args.ray is not None:
         return _up_on_ray(deployment, args)
     # SIGHUP: a terminal that is closed says so, and so does who wants the file read again.
     told = asyncio.Event()
-    return run_until_signal(_up(deployment, Console(), args, told), on_hangup=told.set)
+    return run_until_signal(_up(deployment, Console(), args, told, since), on_hangup=told.set)
 
 
 def _up_on_ray(deployment: Deployment, args: argparse.Namespace) -> int:
@@ -122,7 +123,11 @@ def _say_how_to_ask(console: Console, model: str, url: str, stops: str = "") -> 
 
 
 async def _up(
-    deployment: Deployment, console: Console, args: argparse.Namespace, told: asyncio.Event
+    deployment: Deployment,
+    console: Console,
+    args: argparse.Namespace,
+    told: asyncio.Event,
+    since: Stamps,
 ) -> int:
     async with started(deployment, console, journal_file=args.events) as supervisor:
         model = str(supervisor.deployment.model.served_name)
@@ -134,7 +139,9 @@ async def _up(
         def take() -> None:
             follows.take(load(args.deployment, model=args.model, listen=args.listen))
 
-        reloading = asyncio.create_task(Reloading(args.deployment, take, asked=told).run())
+        # Engines take minutes to start, in which it may have been written.
+        watched = Reloading(args.deployment, take, asked=told, since=since)
+        reloading = asyncio.create_task(watched.run())
         try:
             await supervisor.watch()
         finally:

@@ -15,7 +15,13 @@ _LOOK_S = 1.0
 """How often the file is looked at. One that has changed is read when it looked the same twice: it
 may be in the middle of being written, and half of a list is a shorter list."""
 
-_Stamp = dict[Path, tuple[int, int, int] | None]
+Stamps = dict[Path, tuple[int, int, int] | None]
+"""What changes with each file; None where there is none."""
+
+
+def stamps(paths: Iterable[Path]) -> Stamps:
+    """As they are now."""
+    return {path: _stamp(path) for path in paths}
 
 
 class Reloading:
@@ -27,6 +33,8 @@ class Reloading:
             nothing, for a file that it refuses.
         beside: files that it names (keys, certificates), as it says now; they are read with it.
         on_end: told how each read has ended: ``"taken"`` or ``"refused"``.
+        since: `stamps` of before they were read first, where that is a while ago: what has changed
+            since then is read again. None: they are as they were.
     """
 
     def __init__(
@@ -37,13 +45,15 @@ class Reloading:
         asked: asyncio.Event,
         beside: Callable[[], Iterable[Path]] = tuple,
         on_end: Callable[[str], None] = lambda _: None,
+        since: Stamps | None = None,
     ) -> None:
         self._path = path
         self._take = take
         self._on_end = on_end
         self._asked = asked
         self._beside = beside
-        self._read = self._stamps()
+        now = self._stamps()
+        self._read = now if since is None else {path: since.get(path) for path in now}
 
     async def run(self) -> None:
         """For ever. Cancel to stop."""
@@ -63,13 +73,13 @@ class Reloading:
             if self._asked.is_set() or (changed and stamp == last):
                 self._asked.clear()
                 self._take_it()
-                # What it names may be other files now. What has changed meanwhile is read again.
-                now = self._stamps()
-                stamp = self._read = {path: stamp.get(path, now[path]) for path in now}
+                # What it names may be other files now. What has changed meanwhile is read again, as
+                # are those that nobody has looked at: they may have been half written.
+                self._read = {path: stamp.get(path) for path in self._stamps()}
             last = stamp
 
-    def _stamps(self) -> _Stamp:
-        return {path: _stamp(path) for path in (self._path, *self._beside())}
+    def _stamps(self) -> Stamps:
+        return stamps((self._path, *self._beside()))
 
     def _take_it(self) -> None:
         try:
@@ -85,7 +95,6 @@ class Reloading:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes with the file; None while there is none."""
     try:
         found = path.stat()
     except OSError:

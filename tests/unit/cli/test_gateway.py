@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from prfaas.cli.main import main
+from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.server import Service
 
 ENDPOINTS = (
     "agent: {name: a, admin: '127.0.0.1:9', plaintext: true}, "
@@ -59,3 +64,38 @@ def test_what_other_deployments_may_not_be_is_said(
     Path(first).write_text(Path(first).read_text() + gateway)
     assert main(["gateway", first, "--also", str(other)]) == 2
     assert "serve one deployment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["deployment.yaml", "keys"])
+def test_what_is_written_while_a_gateway_starts_is_taken_over(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was taken out then stayed good until a file changed once more."""
+    (tmp_path / "keys").write_text("leaked\nkept\n")
+    ends = "'http://h:1'}]}]"
+    file = deployment_file(
+        tmp_path, f"{ends}|{ends}\ngateway: {{api_keys_file: '{tmp_path}/keys'}}"
+    )
+    services = list[Service]()
+    monkeypatch.setattr("prfaas.cli.gateway.serve", lambda *given, **_: services.extend(given))
+    monkeypatch.setattr("prfaas.cli.gateway.run_until_signal", lambda *_, **__: 0)
+    monkeypatch.setattr("prfaas.process.reloading._LOOK_S", 0.01)
+    assert main(["gateway", file]) == 0
+    (service,) = services
+    with (tmp_path / what).open("a") as written:
+        written.write("# once more\n")
+
+    async def taken() -> None:
+        became = asyncio.Event()
+        gateway: Any = SimpleNamespace(
+            deployment=service.deployment,
+            metrics=GatewayMetrics(),
+            become=lambda *_, **__: became.set(),
+        )
+        assert service.reloading is not None
+        watching = asyncio.create_task(service.reloading(gateway).run())
+        async with asyncio.timeout(60):
+            await became.wait()
+        watching.cancel()
+
+    asyncio.run(taken())

@@ -83,3 +83,31 @@ async def test_what_it_names_is_read_while_the_file_is_away(
     await asyncio.sleep(0.1)
     assert ends.empty()
     running.cancel()
+
+
+async def test_what_was_being_written_when_it_was_first_named_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody had looked at it before: half of a list was believed until the next one came."""
+    monkeypatch.setattr("prfaas.process.reloading._LOOK_S", 0.01)
+    path, named, read, ends = tmp_path / "file", list[Path](), list[str](), asyncio.Queue[str]()
+    path.write_text("one")
+    revoked = tmp_path / "list"
+    revoked.write_text("half")
+
+    def take() -> None:
+        named[:] = [revoked]
+        read.append(revoked.read_text())
+        if read == ["half"]:
+            revoked.write_text("a whole one")
+
+    reloading = Reloading(
+        path, take, asked=asyncio.Event(), beside=lambda: named, on_end=ends.put_nowait
+    )
+    running = asyncio.create_task(reloading.run())
+    path.write_text("two")
+    async with asyncio.timeout(60):
+        assert [await ends.get() for _ in range(2)] == ["taken"] * 2
+    await asyncio.sleep(0.1)
+    running.cancel()
+    assert read == ["half", "a whole one"]
