@@ -7,9 +7,12 @@ carries its owner's name in the deployment file as DNS subject alternative name.
 from __future__ import annotations
 
 import datetime
+import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography import x509
@@ -67,8 +70,9 @@ def make_cache_key(directory: Path) -> Path:
     """Write what cache events of the deployment are keyed with, the same for every agent and
     gateway; returns its path. One that is there stays."""
     path = directory / CACHE_KEY
-    if not path.exists():
-        _write(path, secrets.token_hex(32).encode() + b"\n", secret=True)
+    with _alone(directory):
+        if not path.exists():
+            _write(path, secrets.token_hex(32).encode() + b"\n", secret=True)
     return path
 
 
@@ -96,10 +100,11 @@ def issue(directory: Path, owner: str, *, days: int = 365, called: str | None = 
         )
     )
     files = files_of(directory, owner)
-    _set_aside(files.cert)
-    _write(files.key, _pem(key), secret=True)
     certificate = builder.sign(ca_key, hashes.SHA256())
-    _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
+    with _alone(directory):
+        _set_aside(files.cert)
+        _write(files.key, _pem(key), secret=True)
+        _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
     return files
 
 
@@ -137,19 +142,25 @@ def revoke(directory: Path, owner: str, *, replaced: bool = False) -> Path:
     _authority(directory)
     cert = files_of(directory, owner).cert
     older = _replaced(cert)
-    paths = [older] if replaced else [older, cert] if older.exists() else [cert]
-    try:
-        pem = b"".join(path.read_bytes() for path in paths)
-        found = x509.load_pem_x509_certificates(pem)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no certificate of {owner!r} is known here: {error}") from error
-    return renew_list(directory, frozenset(certificate.serial_number for certificate in found))
+    with _alone(directory):
+        paths = [older] if replaced else [older, cert] if older.exists() else [cert]
+        try:
+            pem = b"".join(path.read_bytes() for path in paths)
+            found = x509.load_pem_x509_certificates(pem)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"no certificate of {owner!r} is known here: {error}") from error
+        return _renew_list(directory, frozenset(each.serial_number for each in found))
 
 
-def renew_list(directory: Path, serials: frozenset[int] = frozenset()) -> Path:
-    """Make the CA's revocation list anew, with these serial numbers on it as well; returns its
-    path. Lists of other authorities in that file stay in it. Raises ConfigError without a usable CA
-    or list."""
+def renew_list(directory: Path) -> Path:
+    """Make the CA's revocation list anew, with nobody more on it; returns its path. Lists of other
+    authorities in that file stay in it. Raises ConfigError without a usable CA or list."""
+    _authority(directory)
+    with _alone(directory):
+        return _renew_list(directory, frozenset())
+
+
+def _renew_list(directory: Path, serials: frozenset[int]) -> Path:
     ca_key, ca = _authority(directory)
     crl = directory / CRL
     lists = read_lists(crl) if crl.exists() else []
@@ -245,6 +256,19 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Others that write there wait: of several that add to one list at a time, each would leave out
+    whom the others have."""
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # Some file systems of other machines have no such locks.
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _write(path: Path, content: bytes, *, secret: bool = False) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -119,3 +122,24 @@ def test_what_was_replaced_is_revoked_too_or_alone(tmp_path: Path) -> None:
     assert _revoked(authority.revoke(tmp_path, "east")) == set(serials)
     all_at_once = {_serial(authority.issue(tmp_path, "south").cert) for _ in range(3)}
     assert _revoked(authority.revoke(tmp_path, "south")) == all_at_once | set(serials)
+
+
+def test_who_is_revoked_beside_others_is_on_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each made the list of what it had read: of six that were revoked at a time two were on it."""
+    authority.create_authority(tmp_path)
+    serials = {name: _serial(authority.issue(tmp_path, name).cert) for name in ("a", "b", "c")}
+    write = authority._write
+
+    def slowly(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.05)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(authority, "_write", slowly)
+    with ThreadPoolExecutor() as several:
+        paths = list(several.map(lambda name: authority.revoke(tmp_path, name), serials))
+        made = list(several.map(lambda _: authority.issue(tmp_path, "d"), range(3)))
+    assert _revoked(paths[0]) == set(serials.values())
+    authority.revoke(tmp_path, "d")
+    assert len(_revoked(paths[0])) == len(serials) + len(made), "also those that were replaced"
