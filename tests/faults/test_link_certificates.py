@@ -238,6 +238,20 @@ def test_files_that_cannot_be_used_change_nothing(tmp_path: Path) -> None:
         live.read(TlsFiles(*_paths(issue(tmp_path, "west")), tmp_path / "none.pem"))
 
 
+def test_what_was_written_on_when_half_of_it_was_refused_is_looked_at_again(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    live = LiveTls(files := issue(tmp_path, "west"))
+    whole = issue(tmp_path, "west").cert.read_bytes()
+    files.cert.write_bytes(whole[:100])
+    with pytest.raises(ConfigError, match="not a certificate and its key"):
+        live.read(files)
+    files.cert.write_bytes(whole)
+    live.refuse_until_changed()
+    assert live.changed()
+    live.read(files)
+    assert not live.changed()
+
+
 def _with(file: Path, was: bytes, now: bytes) -> bytes:
     """The same in PEM, of which OpenSSL reads no more than before."""
     kind, text = file.read_text().split("-----", 2)[1:]

@@ -50,7 +50,7 @@ class LiveTls:
         """Use the files as they are now. Connections that are open stay so until `end_untrusted`.
         Raises ConfigError, having changed nothing but who is revoked: that does not wait until
         somebody has mended our own certificate."""
-        stamp = stamp_of(files)
+        self._tried = stamp = stamp_of(files)
         try:
             server, client = server_context(files), client_context(files)
             client.set_alpn_protocols([KV_LINK])
@@ -75,8 +75,9 @@ class LiveTls:
         self.version += self.trusted.revoke(read_revoked(files))
 
     def refuse_until_changed(self) -> None:
-        """The files as they are now cannot be used: do not look at them again."""
-        self._stamp = stamp_of(self.files)
+        """The files as they were when they were read last cannot be used: do not look at them
+        again. What was written since then may be the rest of them."""
+        self._stamp = self._tried
 
     def changed(self) -> bool:
         """Whether a file is another than the one that is used."""
