@@ -33,7 +33,7 @@ from prfaas.link.api import Link, TransferSink
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.pool.effects import HandedOver
-from prfaas.pool.events import EnginesNamed, NamesChanged, TimePassed
+from prfaas.pool.events import NamesChanged, Reconfigured, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import connections, serving_strangers
@@ -89,7 +89,7 @@ class Agent:
         key, named = self._cache_key, settings.cache_key
         if key is not None and named not in (None, key.path):
             look_at(key, named, self._rekey)
-        self.driver.handle(EnginesNamed(settings.engines))
+        self.driver.handle(Reconfigured(settings.engines, settings.longest_deadline_s))
         if self.caches is not None:
             self.caches.take(settings.reach)
         self.tunnels.engines = _addresses(settings)
@@ -264,8 +264,7 @@ async def _sweep(driver: PoolDriver, port: LinkPort, caches: EngineCaches | None
 def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     """What differs and cannot be changed while the agent runs."""
     fixed = (
-        "arena_bytes", "slot_bytes", "cache_slots", "socket", "admin", "longest_deadline_s",
-        "spill",
+        "arena_bytes", "slot_bytes", "cache_slots", "socket", "admin", "spill",
     )  # fmt: skip
     found = [what for what in fixed if getattr(old, what) != getattr(new, what)]
     if (old.link is None) != (new.link is None):

@@ -11,6 +11,7 @@ from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.link.api import TransferKey
 from prfaas.pool.effects import AnnounceTransfer, AnyEffect, ReportFailure
 from prfaas.pool.engines import EngineEntry, Engines
+from prfaas.pool.events import Reconfigured
 from prfaas.pool.records import TransferRecords
 from prfaas.pool.sessions import Sessions
 from prfaas.pool.slots import SlotCounts, Slots
@@ -142,6 +143,11 @@ class Books:
         """A reception's memory came free: pending local hand-offs may go on."""
         self.read_back: list[tuple[TransferKey, str | None]] = []
         """What was read from disk, for who waits: None for all of it, else why not."""
+
+    def reconfigured(self, event: Reconfigured) -> None:
+        """Go by what its file says now."""
+        self.engines.named(event.engines)
+        self.longest_deadline_s = event.longest_deadline_s
 
     def next_epoch(self) -> int:
         """For a transfer that is sent from here. Greater after every restart, so late bytes of an

@@ -6,7 +6,7 @@ import msgspec
 
 from prfaas.core.errors import EngineError, LayoutMismatch
 from prfaas.core.layout import PAIRING_DIGITS, KvLayout
-from prfaas.pool.events import EngineConnected, EnginesNamed
+from prfaas.pool.events import EngineConnected
 
 MOST_LAYOUT_BYTES = 2 * 1024 * 1024
 """Of all ranks of an engine here: a rank's has some tens of KiB. Gateways are told all of them."""
@@ -39,9 +39,9 @@ class Engines:
         self._known = names
         self._entries: dict[int, EngineEntry] = {}
 
-    def named(self, event: EnginesNamed) -> None:
+    def named(self, names: frozenset[str]) -> None:
         """These may connect from now on."""
-        self._known = event.engines
+        self._known = names
 
     def connected(self, event: EngineConnected) -> None:
         """Raises EngineError for a name that is unknown or connected already."""

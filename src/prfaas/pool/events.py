@@ -34,11 +34,11 @@ class EngineConnected(Event, frozen=True, gc=False):
     layout: KvLayout
 
 
-class EnginesNamed(Event, frozen=True, gc=False):
-    """The deployment gives this agent other engines than before. One that is connected and not
-    named any more stays until it goes."""
+class Reconfigured(Event, frozen=True, gc=False):
+    """The deployment says so now. What was there before, and is not of it, stays until it goes."""
 
     engines: frozenset[str]
+    longest_deadline_s: float
 
 
 class EngineDropped(Event, frozen=True, gc=False):
@@ -310,7 +310,7 @@ class TimePassed(Event, frozen=True, gc=False):
 
 
 AnyEvent = (
-    EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested | ExportBegun
+    Reconfigured | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested | ExportBegun
     | SlotsReturned | SlotFilled | ExportFinished | ExportAborted | ImportOpened | ImportClosed
     | TransferDescribed | LoadOpened | LoadClosed | CopyRequested | CopyAwaited | PrefixPinned
     | PrefixUnpinned | OfferReceived | RangeStored | TransferReceived | ReceptionFailed

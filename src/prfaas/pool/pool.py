@@ -39,7 +39,6 @@ from prfaas.pool.events import (
     CopyRequested,
     EngineConnected,
     EngineDropped,
-    EnginesNamed,
     ExportAborted,
     ExportBegun,
     ExportFinished,
@@ -58,6 +57,7 @@ from prfaas.pool.events import (
     PrefixUnpinned,
     RangeStored,
     ReceptionFailed,
+    Reconfigured,
     SendCompleted,
     SendFailed,
     SendProgressed,
@@ -140,7 +140,7 @@ class Pool:
     def _action_of_each(self) -> dict[type, Callable[[Any], object]]:
         """Which part takes which event."""
         return {
-            EnginesNamed: self._books.engines.named,
+            Reconfigured: self._books.reconfigured,
             EngineConnected: self._books.engines.connected,
             EngineDropped: self._engine_dropped,
             ConnectionClosed: self._connection_closed,

@@ -389,6 +389,7 @@ async def test_an_agent_takes_over_another_deployment_file_while_it_runs(
     await stage.west.take(settings_for(whole.with_machines(joined), "a-west"))
     pde = await stage.engine("pde")
     assert "slot_bytes has changed: that takes a restart" in caplog.text
+    assert "longest_deadline_s has changed" not in caplog.text
     assert await asyncio.to_thread(p0.export, "x", "a-west", SIZE) is None
     assert await asyncio.to_thread(pde.read, "x", SIZE) == "ok"
     alone = msgspec.structs.replace(whole, links=())

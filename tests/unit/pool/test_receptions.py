@@ -15,6 +15,7 @@ from prfaas.pool.events import (
     OfferWithdrawn,
     RangeStored,
     ReceptionFailed,
+    Reconfigured,
     TransferCancelled,
     TransferReceived,
 )
@@ -146,3 +147,17 @@ def test_no_engine_holds_memory_longer_than_a_request_of_the_deployment_lasts() 
         export = ExportBegun(1, name, "here", 0, 16, 5, deadline_s, MOCK_DIGEST, ("a",))
         stopped = [e for e in pool.handle(export, now=0.0) if isinstance(e, StopExport)]
         assert bool(stopped) == (deadline_s > 100), stopped
+
+
+def test_how_long_a_request_lasts_is_as_the_deployment_says_now() -> None:
+    """What a gateway takes over at once, agents refused until they were started anew."""
+    pool = Pool("here", slot_bytes=16, slot_count=8, export_slots=2, engines=frozenset({"a"}),
+                longest_deadline_s=100.0)  # fmt: skip
+    for number, longest_s in enumerate((100.0, 200.0, 50.0)):
+        pool.handle(Reconfigured(frozenset({"a"}), longest_s), now=0.0)
+        for deadline_s in (longest_s, longest_s + 0.5):
+            key = TransferKey(f"x{number}-{deadline_s}", 0, 1)
+            offer = TransferOffer(key, "f" * 16, 0, 16, 5, deadline_s)
+            effects = pool.handle(OfferReceived("there", offer), now=0.0)
+            accepted = any(isinstance(effect, AcceptOffer) for effect in effects)
+            assert accepted == (deadline_s == longest_s), effects
