@@ -269,6 +269,37 @@ async def test_a_greedy_tenant_is_told_when_to_come_back_and_others_are_served(
             assert not any(secret in line for line in audit)
 
 
+async def test_a_stream_that_is_refused_after_its_comments_is_on_record(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mock = MockDeployment(
+        gateway="""
+  keepalive: "10 ms"
+  operator_keys: [op-key]
+  tenants:
+    - {name: alice, api_keys: [alice-key]}
+    - {name: mallory, api_keys: [mal-key], max_tokens: 50}
+"""
+    )
+    async with mock.running() as client:
+        await mock.ready()
+        for engine in mock.engines.values():
+            engine.render_gate.clear()
+        with caplog.at_level(logging.WARNING, "prfaas.audit"):
+            asking = asyncio.ensure_future(ask(client, MALLORY, stream=True, max_tokens=51))
+            await until(lambda: any(x.response.opened for x in mock.gateway.requests._live))
+            for engine in mock.engines.values():
+                engine.render_gate.set()
+            answer = await asking
+        assert answer.status == 200
+        assert "more than the 50 that this key may have" in answer.content
+        audit = [r.getMessage() for r in caplog.records if r.name == "prfaas.audit"]
+        assert ["cause=max_tokens tenant=mallory status=400" in line for line in audit] == [True]
+        async with client.get("/metrics", headers=OPERATOR) as response:
+            page = await response.text()
+        assert 'refusals_total{cause="max_tokens",tenant="mallory"} 1.0' in page
+
+
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/embeddings"])
 async def test_whatever_an_engine_is_asked_counts_among_its_tenants_requests(path: str) -> None:
     mock = MockDeployment(

@@ -19,6 +19,8 @@ from prfaas.gateway.usage import (
 )
 from prfaas.gateway.whole_answer import WholeAnswer
 
+REFUSED = web.RequestKey("refused", ApiError)
+"""Why a stream that had begun with comments was ended: its status has said nothing of it."""
 _CLIENT_PATIENCE_S = 60.0
 """How long a client may read nothing of what waits to be sent: its answer holds a decode slot."""
 
@@ -165,7 +167,7 @@ class ClientResponse:
 
     async def break_off(self, error: ApiError) -> None:
         """End an open stream with an error event."""
-        self._begun = True
+        self._begun, self._request[REFUSED] = True, error
         async with self._opening:
             pass  # What is about to go out goes first.
         if self._out is None:

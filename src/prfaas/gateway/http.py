@@ -22,6 +22,7 @@ from prfaas.gateway.api_errors import (
 )
 from prfaas.gateway.cache_api import CacheApi
 from prfaas.gateway.client_api import REQUEST_ID, ClientApi
+from prfaas.gateway.client_response import REFUSED
 from prfaas.gateway.cors import Cors
 from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.gateway import Gateway
@@ -120,11 +121,10 @@ class _Front:
                 raise RequestRefused(400, "write HTTP/1.1 at the end of the request line")
             self._admit(request)
             response = await handler(request)
+            if (told := request.get(REFUSED)) is not None:
+                self._note(told, request)
         except ApiError as error:
-            tenant = request.get(TENANT)
-            self._gateway.access.refusals.note(
-                error, request, tenant=tenant and tenant.name, request_id=request_id
-            )
+            self._note(error, request)
             response = _error(error, request)
         except web.HTTPException as error:
             response = _error(_http_error(error, request), request)
@@ -140,6 +140,12 @@ class _Front:
         if not response.prepared:
             response.headers.setdefault("X-Request-Id", request_id)
         return response
+
+    def _note(self, error: ApiError, request: web.Request) -> None:
+        tenant, request_id = request.get(TENANT), request[REQUEST_ID]
+        self._gateway.access.refusals.note(
+            error, request, tenant=tenant and tenant.name, request_id=request_id
+        )
 
     def _admit(self, request: web.Request) -> None:
         """Say whose request it is. Raises RequestRefused where nobody's may be."""
