@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from prfaas.agent.arena import Arena
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.link.api import OutgoingTransfer, Reception, Refusal, TransferKey, TransferOffer
+from prfaas.link.protocol.frames import Hello, Kind, control
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.link_test_stream import LinkTestStream
@@ -261,6 +264,56 @@ def test_whom_workers_turn_away_is_counted_by_the_agent(pairs: list[Pair]) -> No
     wait_until(
         lambda: pair.west.link.counters().turned_away.get("forbidden"), "whom it turned away"
     )
+
+
+def turned_away(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in caplog.messages if "turned away" in line]
+
+
+def test_a_peer_that_workers_let_in_and_the_agent_does_not_is_counted_and_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    west = End("west", plaintext("west"), {}, workers=1)
+    sockets: list[socket.socket] = []
+    try:
+        wait_until(lambda: west.workers.ready, "a worker that carries connections")
+        west.link.reconfigure({}, frozenset({"east"}), 2)
+        began = time.monotonic()
+        for number in range(60):
+            sockets.append(socket.create_connection(parse_address(west.link.address)))
+            sockets[-1].sendall(control(Kind.HELLO, Hello("east", "west", 1, number)))
+        refused = 60 - 1  # Half of the room that there is for all.
+        wait_until(
+            lambda: west.link.counters().turned_away.get("protocol", 0) >= refused, "all refusals"
+        )
+        assert len(turned_away(caplog)) <= 1 + time.monotonic() - began
+    finally:
+        for sock in sockets:
+            sock.close()
+        west.close()
+
+
+def test_all_workers_together_say_once_a_second_whom_they_turn_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    west = End("west", plaintext("west"), {}, workers=2)
+    sockets: list[socket.socket] = []
+    try:
+        wait_until(lambda: west.workers.ready, "both workers")
+        began = time.monotonic()
+        for count in range(1, 41):
+            sockets.append(socket.create_connection(parse_address(west.link.address)))
+            sockets[-1].sendall(b"GET / HTTP/1.1\r\n\r\n")
+            wait_until(
+                lambda count=count: sum(w.given for w in west.workers._living()) >= count, "it"
+            )
+        wait_until(lambda: west.link.counters().turned_away.get("unknown") == 40, "all refusals")
+        assert 1 <= len(turned_away(caplog)) <= 1 + time.monotonic() - began
+        assert all(worker.told.turned_away for worker in west.workers._living()), "by both"
+    finally:
+        for sock in sockets:
+            sock.close()
+        west.close()
 
 
 def test_a_revoked_certificate_ends_what_workers_carry(pairs: list[Pair], tmp_path: Path) -> None:

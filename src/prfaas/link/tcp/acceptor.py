@@ -64,7 +64,8 @@ class Acceptor(threading.Thread):
     ``address`` is where it listens, ``turned_away`` counts refused connections by cause.
     ``listener``: where connections come from, else the configured address. ``give_away`` may take a
     connection off our hands, with its host and port, before anything of it is read. ``others`` get
-    those that are not for the KV link, likewise unread; without them none are told apart.
+    those that are not for the KV link, likewise unread; without them none are told apart. ``lines``
+    of the log are those of all who turn connections away at this door.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Acceptor(threading.Thread):
         listener: Listener | None = None,
         give_away: Callable[[socket.socket, str, int], bool] | None = None,
         others: Others | None = None,
+        lines: OnceASecond | None = None,
     ) -> None:
         super().__init__(name="kv-link-acceptor", daemon=True)
         self.turned_away: Counter[str] = Counter()
@@ -84,7 +86,7 @@ class Acceptor(threading.Thread):
         self.accept_from = config.accept_from
         """See `TcpLinkConfig`; may be set to another value at any time."""
         self._tls = tls
-        self._lines = OnceASecond()
+        self._lines = lines or OnceASecond()
         self._listener: Listener = listener or _listen(config.listen)
         self._give_away, self._others = give_away, others
         self._selector = selectors.DefaultSelector()
@@ -141,7 +143,7 @@ class Acceptor(threading.Thread):
         except OSError as error:
             self.turned_away["accept"] += 1
             if self._lines.times("accept", time.monotonic()):
-                log.warning("cannot accept a connection: %s", error)
+                log.warning("cannot accept a connection: %s", error, extra={"cause": "accept"})
             if not self._pending.all:  # out of descriptors: others may close some
                 time.sleep(_ACCEPT_PAUSE_S)
             self._evict_oldest("overflow")
@@ -229,7 +231,8 @@ class Acceptor(threading.Thread):
         self.turned_away[kind] += 1
         times = self._lines.times(kind, time.monotonic())
         if times:
-            log.warning("turned away %s (%s, %d times): %s", connection.address, kind, times, error)
+            line = "turned away %s (%s, %d times): %s"
+            log.warning(line, connection.address, kind, times, error, extra={"cause": kind})
         if not connection.linger():
             self._unwatch(connection)
         elif connection not in self._pending.all:

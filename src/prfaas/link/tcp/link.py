@@ -32,6 +32,7 @@ from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.link.tcp.sending_driver import SendingDriver
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.telemetry import LinkCounters
+from prfaas.link.tcp.worker import DoorLines
 from prfaas.link.tcp.workers import Workers, may_have_workers
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls
@@ -73,7 +74,7 @@ class TcpLink:
         self._receiving = ReceivingDriver(config, sink)
         self._peers: dict[str, SendingDriver] = {}
         incarnation = secrets.randbits(63)
-        workers = None
+        workers, lines = None, DoorLines()
         if memory is not None and may_have_workers(config):
             workers = Workers(
                 config,
@@ -83,6 +84,7 @@ class TcpLink:
                 admit=self._receiving.admit_carried,
                 moved_bytes=self._moved_bytes,
                 spread=self._spread,
+                lines=lines,
             )
         self.workers: Workers | None = workers
         self._acceptor = Acceptor(
@@ -92,6 +94,7 @@ class TcpLink:
             tls=self.tls,
             give_away=None if workers is None else workers.take,
             others=others,
+            lines=lines,
         )
         self._budgets = self._line_budgets(config)
         self._lock = threading.Lock()

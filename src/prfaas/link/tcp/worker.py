@@ -9,11 +9,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable
 
 from prfaas.core.errors import LinkError, PeerError
+from prfaas.core.once_a_second import OnceASecond
 from prfaas.link.protocol.frames import Hello, Kind, reason
 from prfaas.link.tcp.dialing import Dialled
+from prfaas.link.tcp.pending_connection import kind_of
 from prfaas.link.tcp.remote_channel import LET_GO_S, RemoteChannel
 from prfaas.link.tcp.serving_loop import ServingLoop
 from prfaas.link.tcp.shared_memory import SharedMemory
@@ -40,11 +44,24 @@ _PROGRAM = "prfaas.link.tcp.worker_process"
 Admit = Callable[["Worker", Pipe[FromConnection], Hello], None]
 
 
+class DoorLines(OnceASecond):
+    """Of the log, on who is turned away at a door that several threads keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+    def times(self, cause: Hashable, now: float) -> int:
+        """See `OnceASecond`."""
+        with self._lock:
+            return super().times(cause, now)
+
+
 class Worker:
     """Starts the process; ``admit`` is called for each incoming connection that has said who it is,
     and may raise PeerError. ``connections`` counts those that it carries or has not let go,
     ``given`` all that it ever got, ``surplus`` those that others should have; ``ready``: it has
-    come up."""
+    come up. ``lines`` of the log on who is turned away are those of all workers."""
 
     def __init__(
         self,
@@ -53,11 +70,14 @@ class Worker:
         memory: SharedMemory,
         admit: Admit,
         loop: ServingLoop,
+        lines: OnceASecond,
     ) -> None:
         self.loop, self.surplus = loop, 0
         self.number, self.connections, self.given = number, 0, 0
         self.alive, self.ready = True, False
-        self.told = Told({}, 0)
+        self.told, self._lines = Told({}, 0), lines
+        self._refused = Counter[str]()
+        """Whom it has let in, and we have not, by cause."""
         self.memory, self._admit = memory, admit
         self._lock = threading.Lock()
         ours, theirs = pipe_pair()
@@ -73,6 +93,11 @@ class Worker:
             target=self._listen, name=f"kv-link-worker-{number}", daemon=True
         )
         self._thread.start()
+
+    @property
+    def turned_away(self) -> Counter[str]:
+        """How many, by cause."""
+        return self._refused + Counter(self.told.turned_away)
 
     def cpu_s(self) -> float:
         """CPU seconds that it has used; 0 where nobody says."""
@@ -170,11 +195,18 @@ class Worker:
                 try:
                     self._admit(self, pipe, hello)
                 except PeerError as error:
-                    log.warning("turned away %s: %s", hello.name, error)
+                    self._turned_away(hello.name, error)
                     with contextlib.suppress(LinkError):
                         pipe.send(Answer(reason(Kind.REJECT, str(error))))
                     pipe.close()
             case Told():
                 self.told, self.ready = message, True
-            case Logged(level, logger, line):
-                logging.getLogger(logger).log(level, "link worker %d: %s", self.number, line)
+            case Logged(level, logger, line, cause):
+                if not cause or self._lines.times(cause, time.monotonic()):
+                    logging.getLogger(logger).log(level, "link worker %d: %s", self.number, line)
+
+    def _turned_away(self, name: str, error: PeerError) -> None:
+        kind = kind_of(error)
+        self._refused[kind] += 1
+        if times := self._lines.times(kind, time.monotonic()):
+            log.warning("turned away %s (%s, %d times): %s", name, kind, times, error)

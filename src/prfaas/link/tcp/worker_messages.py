@@ -91,11 +91,12 @@ class Told(Message, frozen=True):
 
 
 class Logged(Message, frozen=True):
-    """A line for the log."""
+    """A line for the log. ``cause``: workers say it once a second all together, else always."""
 
     level: int
     logger: str
     line: str
+    cause: str = ""
 
 
 # A connection's pipe, to the worker.

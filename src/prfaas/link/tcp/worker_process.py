@@ -211,7 +211,8 @@ class _ToAgent(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
         with contextlib.suppress(LinkError):
-            self._send(Logged(record.levelno, record.name, self.format(record)))
+            cause = getattr(record, "cause", "")
+            self._send(Logged(record.levelno, record.name, self.format(record), cause))
 
 
 def main() -> None:

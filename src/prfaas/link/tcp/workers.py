@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from prfaas.core.errors import LinkError
+from prfaas.core.once_a_second import OnceASecond
 from prfaas.link.protocol.frames import Hello
 from prfaas.link.protocol.worker_tuner import Load, WorkerTuner
 from prfaas.link.tcp.config import WORKER_CORES, TcpLinkConfig
@@ -41,7 +42,7 @@ def may_have_workers(config: TcpLinkConfig) -> bool:
 class Workers:
     """``tick`` from one thread; the rest from any. ``moved_bytes`` says what the link has moved so
     far, both ways; ``spread`` is called when there are more workers than before: connections that
-    the agent serves itself should be made anew."""
+    the agent serves itself should be made anew; ``lines``: as in `Worker`."""
 
     def __init__(
         self,
@@ -53,17 +54,19 @@ class Workers:
         admit: Admit,
         moved_bytes: Callable[[], int],
         spread: Callable[[], None],
+        lines: OnceASecond,
     ) -> None:
         self._config, self._incarnation, self._tls = config, incarnation, tls
         self.memory = memory
         self._admit, self._moved_bytes, self._spread = admit, moved_bytes, spread
+        self._lines = lines
         self._loop = ServingLoop()
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._started = self._ready = 0
         self._start_at = 0.0
         self._past: Counter[str] = Counter()
-        """Of workers that are gone: whom they turned away."""
+        """Of workers that are gone: whom they, or we for them, turned away."""
         self.accept_from = config.accept_from
         self._version = 0 if tls is None else tls.version
         most = min(config.most_workers, int(usable_cores() / 2))
@@ -97,7 +100,7 @@ class Workers:
         """Connections that were refused, by cause."""
         total = Counter(self._past)
         for worker in self._living():
-            total.update(worker.told.turned_away)
+            total.update(worker.turned_away)
         return total
 
     def cpu_s(self) -> float:
@@ -186,7 +189,7 @@ class Workers:
         with self._lock:
             if worker in self._workers:
                 self._workers.remove(worker)
-                self._past.update(worker.told.turned_away)
+                self._past.update(worker.turned_away)
 
     def _renew(self) -> None:
         for worker in self._living():
@@ -201,7 +204,12 @@ class Workers:
             try:
                 self._started += 1
                 fresh = Worker(
-                    self._started, self._settings(), self.memory, self._admit, self._loop
+                    self._started,
+                    self._settings(),
+                    self.memory,
+                    self._admit,
+                    self._loop,
+                    self._lines,
                 )
             except (OSError, LinkError) as error:
                 log.warning("no link worker can be started: %s", error)
