@@ -146,9 +146,18 @@ DOORS: dict[str, Callable[[Path], AbstractAsyncContextManager[Door]]] = {
 }
 
 
+def change_keys(end: ssl.SSLObject, times: int, *, both: bool = True) -> None:
+    """Which Python has no words for. ``both``: the other end is asked to change its own as well."""
+    # CPython's object: its head, the socket, and OpenSSL's own.
+    secured = (ctypes.c_void_p * 4).from_address(id(cast("Any", end)._sslobj))[3]
+    library = ctypes.CDLL(_ssl.__file__)
+    for _ in range(times):
+        assert library.SSL_key_update(ctypes.c_void_p(secured), int(both)) == 1
+        assert library.SSL_do_handshake(ctypes.c_void_p(secured)) == 1
+
+
 class Rekeying:
-    """A TLS client whose keys can be changed, which Python has no words for, and whose records are
-    as short as wanted."""
+    """A TLS client whose keys can be changed, and whose records are as short as wanted."""
 
     def __init__(
         self,
@@ -176,12 +185,7 @@ class Rekeying:
         await self._until(self._end.do_handshake)
 
     def change_keys(self, times: int) -> None:
-        # CPython's object: its head, the socket, and OpenSSL's own.
-        secured = (ctypes.c_void_p * 4).from_address(id(cast("Any", self._end)._sslobj))[3]
-        library = ctypes.CDLL(_ssl.__file__)
-        for _ in range(times):
-            assert library.SSL_key_update(ctypes.c_void_p(secured), 1) == 1
-            assert library.SSL_do_handshake(ctypes.c_void_p(secured)) == 1
+        change_keys(self._end, times)
         self._writer.write(self._out.read())
 
     async def say(self, data: bytes, *, record_bytes: int) -> None:

@@ -13,6 +13,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.tls.context import PeerContext
 from prfaas.tls.front import trusting
+from prfaas.tls.records import tell_records
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ def read_credentials(
                 tls = agents.get(agent.name)
             elif engine.ca is not None:
                 if engine.ca not in trusted:
-                    trusted[engine.ca] = trusting(Path(engine.ca))
+                    trusted[engine.ca] = tell_records(trusting(Path(engine.ca)))
                 tls = trusted[engine.ca]
             if headers or tls is not None:
                 found[engine.name] = Credentials(headers, tls)

@@ -25,6 +25,7 @@ from prfaas.gateway.room import Room
 from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local
 from prfaas.tls.context import PeerContext, check_server
+from prfaas.tls.records import tell_records, watch
 
 ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
@@ -224,13 +225,15 @@ class Peer:
             except PeerError:
                 transport.abort()
                 raise
+        elif self.secure:
+            watch(transport.get_extra_info("ssl_object"), transport.abort).told_elsewhere()
         return connection
 
 
 @cache
 def _usual_trust() -> ssl.SSLContext:
     """Of this machine."""
-    return ssl.create_default_context()
+    return tell_records(ssl.create_default_context())
 
 
 def _head(method: str, path: str, host: str, headers: Mapping[str, str], data: bytes) -> bytes:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
 MOST = 32
 """Changes of keys, of one connection."""
 MOST_UNHEARD = 32 * 1024
@@ -56,7 +57,7 @@ class Watched:
 _watched: WeakKeyDictionary[ssl.SSLObject, Watched] = WeakKeyDictionary()
 
 
-def tell_records(context: ssl.SSLContext) -> ssl.SSLContext:
+def tell_records(context: ContextKind) -> ContextKind:
     """Have connections that are made with it from now on be counted, where they are `watch`ed."""
     # Not by the property of ssl.SSLContext: that makes enums of every record's numbers.
     raw: Any = super(ssl.SSLContext, ssl.SSLContext)

@@ -24,7 +24,13 @@ from prfaas.core.once_a_second import OnceASecond
 from prfaas.link.protocol.frames import Hello, Kind, Welcome, control
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import TcpLinkConfig
-from prfaas.link.tcp.pending_connection import PendingConnection, TurnedAway, kind_of, reject
+from prfaas.link.tcp.pending_connection import (
+    PendingConnection,
+    Reader,
+    TurnedAway,
+    kind_of,
+    reject,
+)
 from prfaas.link.tcp.socket_options import tune
 from prfaas.link.tcp.waiting import Wakeup
 from prfaas.listening.crowd import Crowd
@@ -96,6 +102,7 @@ class Acceptor(threading.Thread):
         self._pending = Crowd[PendingConnection]()
         self.address = str(Address(*self._listener.getsockname()[:2]))
         self._stopping = False
+        self._reader = Reader()
 
     @property
     def pending(self) -> int:
@@ -107,6 +114,11 @@ class Acceptor(threading.Thread):
         self._stopping = True
         self._wakeup.set()
 
+    def tick(self, *, now: float) -> None:
+        """Cut off who takes all of its time. From another thread, every few hundredths of a second;
+        harmless once it has stopped."""
+        self._reader.look()
+
     def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopping:
@@ -117,6 +129,7 @@ class Acceptor(threading.Thread):
         self._selector.close()
         self._listener.close()
         self._wakeup.close()
+        self._reader.close()
 
     def _serve_ready(self) -> None:
         had: Counter[str] = Counter()
@@ -128,6 +141,8 @@ class Acceptor(threading.Thread):
                 had[connection.network] += 1
                 if had[connection.network] <= _STEPS_AT_ONCE:
                     self._readable(connection)
+                if connection.is_cut:
+                    had[connection.network] = _STEPS_AT_ONCE
 
     def _accept(self) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
@@ -190,7 +205,7 @@ class Acceptor(threading.Thread):
                 self._drop(connection)
             return
         try:
-            hello = connection.read_hello() if self._stays(connection) else None
+            hello = self._reader.read(connection) if self._stays(connection) else None
             if hello is not None:
                 self._hand_over(connection, hello)
         except Exception as error:

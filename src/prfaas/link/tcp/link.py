@@ -223,6 +223,7 @@ class TcpLink:
     def _tick(self) -> None:
         while not self._closing.wait(_TICK_S):
             parts: list[Ticking] = [
+                self._acceptor,
                 self._receiving,
                 *self._peers.values(),
                 *set(self._budgets.values()),

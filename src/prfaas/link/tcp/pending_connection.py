@@ -7,8 +7,11 @@ calls are made by the `acceptor`'s thread and return at once.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
+import threading
+import time
 from typing import Any
 
 from prfaas.core.addresses import Address, network_of
@@ -27,6 +30,8 @@ from prfaas.link.tcp.channel import Carrier, Channel
 _MOST_BYTES = 65536
 """Of a handshake: certificates are a few thousand. OpenSSL reads as long as something comes, and of
 records of a byte it would for a tenth of a second and more, in which nobody else has a turn."""
+_LONGEST_S = 0.05
+"""Of the reading thread's own time: a handshake takes a few milliseconds of it."""
 _CLIENT_HELLO, _HEADS = 1, 9
 """What a handshake begins with (section 4), and how long its head and its record's are together."""
 _LINGER_BYTES = 65536
@@ -59,7 +64,7 @@ class PendingConnection:
         self.network = network_of(peer[0])
         """Whose it is, as far as its address tells."""
         self.fd = sock.fileno()
-        self.lingering = False
+        self.lingering = self.is_cut = False
         self._tls = tls
         self._channel: Channel | None = None
         self._handshake_done = self._begun = self._is_torn = False
@@ -157,11 +162,19 @@ class PendingConnection:
         if self._handshake_bytes >= _MOST_BYTES:
             raise TurnedAway("handshake", "its handshake is too long")
 
+    def cut(self, ended: socket.socket) -> None:
+        """Put one that has ended in its place, from another thread while it is read: whoever reads
+        is at the end at once. After a shutdown all that has come would still be read, megabytes."""
+        self.is_cut = True
+        os.dup2(ended.fileno(), self.fd, inheritable=False)
+
     def linger(self) -> bool:
         """Say no more and wait for the other side to close; False if the socket is closed already.
 
         Closing with unread bytes would destroy our last words (a TLS alert, a REJECT) on their way.
         """
+        if self.is_cut:
+            self.socket.close()
         if self.socket.fileno() < 0:  # a failed wrap_socket() has closed it
             return False
         self.lingering = True
@@ -177,6 +190,44 @@ class PendingConnection:
             return False
         except OSError:
             return True
+
+
+class Reader:
+    """Reads connections in one thread, one at a time; another cuts off who takes all of its time:
+    in TLS 1.3 a peer may change its keys without end, and OpenSSL comes back when no more come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reads: PendingConnection | None = None
+        self._clock, self._began_s = 0, 0.0
+        self._ended, other = socket.socketpair()
+        other.close()
+
+    def read(self, connection: PendingConnection) -> Hello | None:
+        """See `PendingConnection.read_hello`."""
+        with self._lock:
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+            self._reads, self._began_s = connection, time.thread_time()
+        try:
+            return connection.read_hello()
+        finally:
+            with self._lock:
+                self._reads = None
+            if connection.is_cut:
+                raise TurnedAway("handshake", "says without end what is nothing, as new keys")
+
+    def look(self) -> None:
+        """Cut off who is read for too long."""
+        with self._lock:
+            read = self._reads
+            if read is None or read.is_cut:
+                return
+            if time.clock_gettime(self._clock) - self._began_s > _LONGEST_S:
+                read.cut(self._ended)
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._ended.close()
 
 
 def _begins_whole(seen: bytes) -> bool:

@@ -35,6 +35,8 @@ from prfaas.link.tcp.worker_messages import FromConnection, Pipe
 
 log = logging.getLogger(__name__)
 
+_JOIN_S = 2.0
+"""So long a connection that is to end may say its last words."""
 _SHARE = 2
 """One peer has no more than this part of all connections: others come in."""
 
@@ -143,6 +145,8 @@ class ReceivingDriver:
         for thread in threads:
             thread.stop()
         for thread in threads:
+            thread.join(_JOIN_S)
+            thread.hang_up()
             thread.join()
         self.deliver_events()
 

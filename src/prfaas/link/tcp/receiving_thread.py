@@ -38,6 +38,8 @@ class ServingThread(Protocol):
 
     def surplus(self) -> bool: ...
 
+    def hang_up(self) -> None: ...
+
     def join(self, timeout: float | None = None) -> None: ...
 
 
@@ -82,6 +84,10 @@ class ReceivingThread(threading.Thread):
         """Close the connection and end; join afterwards."""
         self._stopping = True
         self._wakeup.set()
+
+    def hang_up(self) -> None:
+        """End the connection, where a peer that changes its keys without end lets nobody `stop`."""
+        self._channel.hang_up()
 
     def run(self) -> None:
         """Serve the connection until it ends or `stop`."""

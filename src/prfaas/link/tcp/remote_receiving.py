@@ -91,6 +91,9 @@ class RemoteReceivingThread(threading.Thread):
         self._stopping = True
         self._wakeup.set()
 
+    def hang_up(self) -> None:
+        """Nothing: its worker reads it, and is ended where it does not let go."""
+
     def run(self) -> None:
         """Serve the connection until it ends or `stop`."""
         error: Exception | None = None

@@ -51,6 +51,7 @@ from prfaas.tls.live import LiveTls
 
 log = logging.getLogger(__name__)
 
+_TICK_S = 0.05
 _TELL_S = 0.5
 """Between two looks at who is trusted no more, and at what the agent is to be told."""
 
@@ -230,8 +231,13 @@ def main() -> None:
     acceptor.start()
     told = Told({}, 0)
     control.send(told)
+    tell_at = time.monotonic() + _TELL_S
     while acceptor.is_alive():
-        time.sleep(_TELL_S)
+        time.sleep(_TICK_S)
+        acceptor.tick(now=time.monotonic())
+        if time.monotonic() < tell_at:
+            continue
+        tell_at = time.monotonic() + _TELL_S
         worker.end_untrusted()
         now = Told(dict(acceptor.turned_away), acceptor.pending)
         if now != told:

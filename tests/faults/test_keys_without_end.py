@@ -1,0 +1,147 @@
+"""Whose certificate is good changes its TLS keys without end: at an agent's KV link, or where a
+gateway asks it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.faults.doors import change_keys
+
+from prfaas.agent.arena import Arena
+from prfaas.core.addresses import parse_address
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.gateway.credentials import read_credentials
+from prfaas.gateway.http_answer import ConnectionBroke, Timeouts
+from prfaas.gateway.http_client import HttpClient
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.shared_memory import SharedMemory
+from prfaas.testing.link_kit import MemorySink
+from prfaas.tls import authority
+from prfaas.tls.context import peer_context, server_context
+from prfaas.tls.files import TlsFiles
+from prfaas.tls.front import front_context
+from prfaas.tls.live import LiveTls
+
+KEYS = 60_000
+"""A second or so of whoever reads them."""
+
+
+def wait_until(reached: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + 60.0
+    while not reached():
+        assert time.monotonic() < until, what
+        time.sleep(0.01)
+
+
+class Rekeying:
+    """A connection to an agent's KV link that has shown its certificate, and not said who it is."""
+
+    def __init__(self, at: str, files: TlsFiles) -> None:
+        self.sock = socket.create_connection(parse_address(at))
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._end = LiveTls(files).client.wrap_bio(self._in, self._out)
+        done = False
+        while not done:
+            try:
+                self._end.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                pass
+            self.sock.sendall(self._out.read())
+            if not done:
+                self._in.write(self.sock.recv(65536))
+
+    def change_keys(self, times: int) -> None:
+        """All at once."""
+        change_keys(self._end, times, both=False)
+        with suppress(ConnectionError):
+            self.sock.sendall(self._out.read())
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["agent", "worker"])
+def test_who_does_so_at_a_kv_link_keeps_nobody_out(tmp_path: Path, workers: int) -> None:
+    """OpenSSL reads on for as long as new keys come, in the one thread that lets peers in."""
+    authority.create_authority(tmp_path)
+    east, west, other = (authority.issue(tmp_path, name) for name in ("east", "west", "other"))
+    arena = Arena("west", 1 << 20)
+    config = TcpLinkConfig(name="west", security=west, workers=workers)
+    link = TcpLink(config, MemorySink(), SharedMemory(arena.fd, arena.view))
+    links = [link]
+    try:
+        if (found := link.workers) is not None:
+            wait_until(lambda: found.ready, "the worker")
+        hostile = Rekeying(link.address, east)
+        with hostile.sock:
+            hostile.change_keys(KEYS)
+            wait_until(lambda: link.counters().turned_away.get("handshake") == 1, "its end")
+            peers = {"west": PeerConfig(address=link.address)}
+            config = TcpLinkConfig(name="other", security=other, peers=peers)
+            links.append(TcpLink(config, MemorySink()))
+            wait_until(lambda: link.counters().incoming_connections, "the other")
+    finally:
+        for each in reversed(links):
+            each.close()
+        arena.close()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A letter at a time, and new keys before each."""
+    with suppress(ConnectionError):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(20):
+            change_keys(writer.get_extra_info("ssl_object"), 5, both=False)
+            writer.write(b"1\r\na\r\n")
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+    writer.close()
+
+
+def _deployment(files: TlsFiles, port: int) -> Deployment:
+    return parse_deployment(
+        f"""
+clusters:
+  - name: c
+    kind: pd
+    agent: {{name: a}}
+    engines: [{{name: d, role: decode, url: "https://localhost:{port}", ca: {files.ca}}}]
+""",
+        source="a test",
+    )
+
+
+@pytest.mark.parametrize("who", ["agent", "engine"])
+async def test_who_does_so_when_a_gateway_asks_is_left(tmp_path: Path, who: str) -> None:
+    """Nobody behind TLS hears of them, so that nobody has turns beside them."""
+    authority.create_authority(tmp_path)
+    gateway = authority.issue(tmp_path, "gateway")
+    files = authority.issue(tmp_path, "a", called="localhost" if who == "engine" else None)
+    shown = server_context(files) if who == "agent" else front_context(files.cert, files.key)
+    server = await asyncio.start_server(_answer, "localhost", 0, ssl=shown)
+    port = server.sockets[0].getsockname()[1]
+    trusted = (
+        peer_context(gateway, "a", parse_address(f"localhost:{port}"))
+        if who == "agent"
+        else read_credentials(_deployment(files, port), {})["d"].tls
+    )
+    client = HttpClient()
+    try:
+        answer = await client.request(
+            "GET", f"https://localhost:{port}", "/", timeouts=Timeouts(30.0), tls=trusted
+        )
+        with pytest.raises(ConnectionBroke):
+            await answer.read()
+        answer.close()
+    finally:
+        await client.close()
+        server.close()
+        await server.wait_closed()
