@@ -43,7 +43,7 @@ lock:  ## write requirements.lock anew, by pyproject.toml (UPGRADE=1)
 demo: $(READY)  ## two clusters on this machine, a script of prompts, every answer checked (KEEP=1 serves on)
 	$(BIN)/prfaas demo $(if $(KEEP),--keep)
 
-test: lint test-pure test-engine  ## everything (10 to 25 minutes on two cores)
+test: lint test-pure test-engine  ## everything (25 to 50 minutes on two cores)
 
 # A worker for each core, each of whole files: what a file sets up is set up once.
 AT_ONCE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
