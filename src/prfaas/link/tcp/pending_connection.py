@@ -30,8 +30,9 @@ from prfaas.link.tcp.channel import Carrier, Channel
 _MOST_BYTES = 65536
 """Of a handshake: certificates are a few thousand. OpenSSL reads as long as something comes, and of
 records of a byte it would for a tenth of a second and more, in which nobody else has a turn."""
-_LONGEST_S = 0.05
-"""Of the reading thread's own time: a handshake takes a few milliseconds of it."""
+_LONGEST_S = 0.2
+"""Of the reading thread's own time: a handshake takes a few milliseconds of it, with the longest RSA
+keys on a slow machine, and whatever Python collects meanwhile, a hundred."""
 _CLIENT_HELLO, _HEADS = 1, 9
 """What a handshake begins with (section 4), and how long its head and its record's are together."""
 _LINGER_BYTES = 65536
@@ -165,6 +166,8 @@ class PendingConnection:
     def cut(self, ended: socket.socket) -> None:
         """Put one that has ended in its place, from another thread while it is read: whoever reads
         is at the end at once. After a shutdown all that has come would still be read, megabytes."""
+        if self.socket.fileno() != self.fd:
+            return  # Closed, or on its way into TLS: its number may be another's.
         self.is_cut = True
         os.dup2(ended.fileno(), self.fd, inheritable=False)
 
