@@ -1,5 +1,5 @@
-"""Whose certificate is good changes its TLS keys without end: at an agent's KV link, or where a
-gateway asks it."""
+"""Whose certificate is good changes its TLS keys without end, or speaks in records of a byte: at an
+agent's KV link, or where a gateway asks it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,9 @@ from tests.faults.doors import change_keys
 from prfaas.agent.arena import Arena
 from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.gateway import http_client
 from prfaas.gateway.credentials import read_credentials
-from prfaas.gateway.http_answer import ConnectionBroke, Timeouts
+from prfaas.gateway.http_answer import Answer, ConnectionBroke, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
@@ -30,8 +31,8 @@ from prfaas.tls.files import TlsFiles
 from prfaas.tls.front import front_context
 from prfaas.tls.live import LiveTls
 
-KEYS = 60_000
-"""A second or so of whoever reads them."""
+KEYS, RECORDS = 60_000, 30_000
+"""A second or so of whoever reads them; half of one."""
 
 
 def wait_until(reached: Callable[[], object], what: str) -> None:
@@ -92,18 +93,60 @@ def test_who_does_so_at_a_kv_link_keeps_nobody_out(tmp_path: Path, workers: int)
         arena.close()
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A letter at a time, and new keys before each."""
-    with suppress(ConnectionError):
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(20):
-            change_keys(writer.get_extra_info("ssl_object"), 5, both=False)
-            writer.write(b"1\r\na\r\n")
-            await writer.drain()
-        writer.write(b"0\r\n\r\n")
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def _new_keys(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Before each letter, and no end."""
+    for _ in range(20):
+        change_keys(writer.get_extra_info("ssl_object"), 5, both=False)
+        writer.write(b"1\r\na\r\n")
         await writer.drain()
-    writer.close()
+    await reader.read()
+
+
+async def _small_records(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Six for each letter."""
+    for _ in range(RECORDS // 6):
+        for letter in b"1\r\na\r\n":
+            writer.write(bytes([letter]))
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+@asynccontextmanager
+async def _asked(at: Path, who: str, serve: Serve) -> AsyncIterator[Answer]:
+    """The answer of an agent, or engine, to a gateway."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            await serve(reader, writer)
+        writer.close()
+
+    authority.create_authority(at)
+    gateway = authority.issue(at, "gateway")
+    files = authority.issue(at, "a", called="localhost" if who == "engine" else None)
+    shown = server_context(files) if who == "agent" else front_context(files.cert, files.key)
+    server = await asyncio.start_server(answer, "localhost", 0, ssl=shown)
+    port = server.sockets[0].getsockname()[1]
+    trusted = (
+        peer_context(gateway, "a", parse_address(f"localhost:{port}"))
+        if who == "agent"
+        else read_credentials(_deployment(files, port), {})["d"].tls
+    )
+    client, url = HttpClient(), f"https://localhost:{port}"
+    try:
+        found = await client.request("GET", url, "/", timeouts=Timeouts(60.0), tls=trusted)
+        try:
+            yield found
+        finally:
+            found.close()
+    finally:
+        await client.close()
+        server.close()
+        await server.wait_closed()
 
 
 def _deployment(files: TlsFiles, port: int) -> Deployment:
@@ -122,26 +165,18 @@ clusters:
 @pytest.mark.parametrize("who", ["agent", "engine"])
 async def test_who_does_so_when_a_gateway_asks_is_left(tmp_path: Path, who: str) -> None:
     """Nobody behind TLS hears of them, so that nobody has turns beside them."""
-    authority.create_authority(tmp_path)
-    gateway = authority.issue(tmp_path, "gateway")
-    files = authority.issue(tmp_path, "a", called="localhost" if who == "engine" else None)
-    shown = server_context(files) if who == "agent" else front_context(files.cert, files.key)
-    server = await asyncio.start_server(_answer, "localhost", 0, ssl=shown)
-    port = server.sockets[0].getsockname()[1]
-    trusted = (
-        peer_context(gateway, "a", parse_address(f"localhost:{port}"))
-        if who == "agent"
-        else read_credentials(_deployment(files, port), {})["d"].tls
-    )
-    client = HttpClient()
-    try:
-        answer = await client.request(
-            "GET", f"https://localhost:{port}", "/", timeouts=Timeouts(30.0), tls=trusted
-        )
+    async with _asked(tmp_path, who, _new_keys) as answer:
         with pytest.raises(ConnectionBroke):
             await answer.read()
-        answer.close()
-    finally:
-        await client.close()
-        server.close()
-        await server.wait_closed()
+
+
+@pytest.mark.parametrize("who", ["agent", "engine"])
+async def test_an_answer_in_records_of_a_byte_leaves_others_time(
+    tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway deciphered all of it in one go: 300,000 records took two seconds."""
+    monkeypatch.setattr(http_client, "SMALL_RECORDS_PER_S", RECORDS / 2)
+    began = time.monotonic()
+    async with _asked(tmp_path, who, _small_records) as answer:
+        assert await answer.read() == b"a" * (RECORDS // 6)
+    assert time.monotonic() - began >= 1.0

@@ -19,7 +19,9 @@ import msgspec
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import EngineError
 from prfaas.gateway.tunnel import open_tunnel
+from prfaas.process.http_handler import FEW_RECORDS
 from prfaas.tls.context import PeerContext
+from prfaas.tls.records import Watched, watch
 
 _LARGEST_ANSWER = 64 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
@@ -129,6 +131,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[int] | None = None
         self._received = b""
+        self._records: Watched | None = None
+        """Of TLS."""
         self.is_open = False
 
     async def ask(self, request: bytes, within_s: float) -> int:
@@ -155,6 +159,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not every event loop's transports are made from asyncio's class.
         self._transport, self.is_open = cast(asyncio.Transport, transport), True
+        if (secured := transport.get_extra_info("ssl_object")) is not None:
+            self._records = watch(secured, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
@@ -164,7 +170,10 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(ConnectionResetError("the connection broke"))
 
     def data_received(self, data: bytes) -> None:
-        answer = self._answer
+        answer, records = self._answer, self._records
+        if records is not None and records.small(len(data)) > FEW_RECORDS and answer is not None:
+            self.close()  # Its answer is lost with it.
+            return
         if answer is None or answer.done():
             self.close()  # It speaks without being asked.
             return

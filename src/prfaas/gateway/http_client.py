@@ -24,8 +24,10 @@ from prfaas.gateway.http_connection import Connection
 from prfaas.gateway.room import Room
 from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local
+from prfaas.process.http_handler import SMALL_RECORDS_PER_S
+from prfaas.process.lines import Lines
 from prfaas.tls.context import PeerContext, check_server
-from prfaas.tls.records import tell_records, watch
+from prfaas.tls.records import tell_records
 
 ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
@@ -49,6 +51,7 @@ class HttpClient:
         self._peers: dict[tuple[str, ssl.SSLContext | None], Peer] = {}
         self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
         """By the host of the machine; connections in use keep theirs."""
+        self._lines = Lines(SMALL_RECORDS_PER_S)
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -106,7 +109,8 @@ class HttpClient:
             host = (tls.address if isinstance(tls, PeerContext) else parse_url(url)).host
             room = self._rooms.get(host) or Room(_MOST_ANSWERED)
             self._rooms[host] = room
-            peer = self._peers[url, tls] = Peer(url, tls, partial(self._keep, url, tls), room)
+            keep = partial(self._keep, url, tls)
+            peer = self._peers[url, tls] = Peer(url, tls, keep, room, self._lines, host)
             if self._sweep is None:
                 self._sweep_later()
         return peer
@@ -162,7 +166,10 @@ class Peer:
         tls: ssl.SSLContext | None,
         on_free: Callable[[Connection], None],
         room: Room,
+        lines: Lines,
+        machine: str,
     ) -> None:
+        self._lines, self._machine = lines, machine
         self.address = parse_url(url)
         self.secure = url.startswith("https:")
         self.prefix = urlsplit(url).path.rstrip("/")
@@ -200,7 +207,7 @@ class Peer:
                 connection.abort()
 
     def _make(self) -> Connection:
-        return Connection(self._on_free, self._room)
+        return Connection(self._on_free, self._room, self._lines, self._machine)
 
     async def dial(self, within_s: float) -> Connection:
         """A new one. Raises CannotConnect, TimeoutError, or PeerError where another than the agent
@@ -225,8 +232,6 @@ class Peer:
             except PeerError:
                 transport.abort()
                 raise
-        elif self.secure:
-            watch(transport.get_extra_info("ssl_object"), transport.abort).told_elsewhere()
         return connection
 
 

@@ -16,6 +16,9 @@ import httptools
 
 from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Timeouts
 from prfaas.gateway.room import Room
+from prfaas.process.http_handler import FEW_RECORDS
+from prfaas.process.lines import Lines
+from prfaas.tls.records import Watched, watch
 
 _LONGEST_HEAD = 64 * 1024
 """Bytes of an answer's head, and of what comes in place of its body: of what stands between two
@@ -26,9 +29,16 @@ _VERSIONS = ("1.1", "1.0")
 
 
 class Connection(asyncio.Protocol):
-    """``on_free`` is called when it can take another request; ``room`` is its machine's."""
+    """``on_free`` is called when it can take another request; ``room`` and ``lines`` (of small TLS
+    records) are its machine's, ``whose``."""
 
-    def __init__(self, on_free: Callable[[Connection], None], room: Room | None = None) -> None:
+    def __init__(
+        self,
+        on_free: Callable[[Connection], None],
+        room: Room | None = None,
+        lines: Lines | None = None,
+        whose: str = "",
+    ) -> None:
         self.is_open = False
         self._room = room
         self.free_since = 0.0
@@ -38,7 +48,10 @@ class Connection(asyncio.Protocol):
         self._before_answer = self._seen = False
         self._idle_bytes = 0
         """So many have come that are no body, since there was some."""
-        self._paused = False
+        self._paused = self._slowed = False
+        self._lines, self._whose = lines, whose
+        self._records: Watched | None = None
+        """Of TLS."""
 
     async def ask(self, head: bytes, body: bytes, timeouts: Timeouts, whose: str = "") -> Answer:
         """Send a request of this tenant's; returns when the head of its answer is here. Raises as
@@ -69,8 +82,7 @@ class Connection(asyncio.Protocol):
         """Take more from the socket."""
         if self._paused:
             self._paused = False
-            if self.is_open:
-                self._transport.resume_reading()
+            self._read_on()
 
     # -- asyncio ---------------------------------------------------------------------------------
 
@@ -78,8 +90,13 @@ class Connection(asyncio.Protocol):
         # Not every event loop's transports are made from asyncio's class.
         self._transport = cast(asyncio.Transport, transport)
         self.is_open = True
+        secured = self._transport.get_extra_info("ssl_object")
+        if secured is not None:
+            self._records = watch(secured, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
+        if self._records is not None:
+            self._slow_down(self._records.small(len(data)))
         answer = self._answer
         if answer is None:
             self.abort()  # It speaks without being asked.
@@ -95,6 +112,24 @@ class Connection(asyncio.Protocol):
             self.abort()
         if self._idle_bytes > _LONGEST_HEAD:
             answer.fail(NotHttp("the answer's head, or what follows its body, has no end"))
+
+    def _slow_down(self, records: int) -> None:
+        """Read no more until so many small ones would have come: a loop deciphers all that is there
+        at once, of 300,000 for seconds."""
+        if records < FEW_RECORDS or self._slowed or self._lines is None:
+            return
+        self._slowed = True
+        self._transport.pause_reading()
+        wait_s = self._lines.comes_in_s(records, self._whose)
+        asyncio.get_running_loop().call_later(wait_s, self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        self._slowed = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self.is_open and not (self._paused or self._slowed):
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False

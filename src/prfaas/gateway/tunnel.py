@@ -17,6 +17,7 @@ from prfaas.core.addresses import Address
 from prfaas.core.errors import PeerError
 from prfaas.gateway.upstream_errors import describe
 from prfaas.tls.context import PeerContext, check_server
+from prfaas.tls.records import Watched, watch
 
 _TIMEOUT_S = 5.0
 _LONGEST_HEAD = 4096
@@ -41,7 +42,7 @@ async def open_tunnel(
     transport: asyncio.Transport | None = None
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            transport, _ = await loop.create_connection(
+            transport, asking = await loop.create_connection(
                 lambda: _Asking(through, engine, answered), host, port, ssl=through
             )
             status = await answered
@@ -63,6 +64,7 @@ async def open_tunnel(
             raise TimeoutError(f"{engine} is late to accept a connection of its agent's")
         why = f"agent {through.peer} answers {status} when asked for its engine"
         raise (PermissionError if status == 403 else OSError)(errno.ECONNABORTED, why)
+    asking.told()
     protocol = make()
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
@@ -82,6 +84,7 @@ class _Asking(asyncio.Protocol):
     ) -> None:
         self._through, self._engine, self._answered = through, engine, answered
         self._head = b""
+        self._records: Watched | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         try:
@@ -89,8 +92,10 @@ class _Asking(asyncio.Protocol):
         except PeerError as error:
             self._end(error)
             return
+        writing = cast(asyncio.Transport, transport)
+        self._records = watch(writing.get_extra_info("ssl_object"), writing.abort)
         asked = f"CONNECT {self._engine} HTTP/1.1\r\nHost: {self._engine}\r\n\r\n"
-        cast(asyncio.Transport, transport).write(asked.encode())
+        writing.write(asked.encode())
 
     def data_received(self, data: bytes) -> None:
         self._head += data
@@ -100,6 +105,11 @@ class _Asking(asyncio.Protocol):
         status = _STATUS.match(head)
         if not self._answered.done():
             self._answered.set_result(int(status[1]) if status else 0)
+
+    def told(self) -> None:
+        """Another hears what comes from now on."""
+        if self._records is not None:
+            self._records.told_elsewhere()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(ConnectionResetError(errno.ECONNRESET, "it ended the connection"))

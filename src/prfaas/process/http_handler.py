@@ -44,7 +44,7 @@ _DROP_EVERY_S = 0.01
 records of a byte, and a loop that reads all that there is deciphers megabytes of them at once."""
 SMALL_RECORDS_PER_S = 100_000
 """Of TLS, from each tenant, and from all strangers: each takes more than a microsecond."""
-_FEW_RECORDS = 256
+FEW_RECORDS = 256
 """So many small ones are no matter."""
 _BODY_S = 10.0
 """For the small ones that `read_body` is for."""
@@ -116,7 +116,7 @@ class StrangersHandler(TakingTurns):
     def _slow_down(self, records: int) -> None:
         """Read no more until so many small ones would have come. A loop deciphers all that is there
         at once: eight megabytes of records of a byte took half a second each time."""
-        if records < _FEW_RECORDS or self._slowed:
+        if records < FEW_RECORDS or self._slowed:
             return
         self._slowed = True
         self._pause_transport_reading()

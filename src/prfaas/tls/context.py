@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from os.path import isfile
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from cryptography import x509
 
@@ -21,7 +21,7 @@ from prfaas.core.addresses import Address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.own_certificate import load_own
-from prfaas.tls.records import tell_records, watch
+from prfaas.tls.records import tell_records
 from prfaas.tls.trusted import OpenTransports, Trusted, read_authorities, shown_by
 
 KV_LINK = "prfaas-kv"
@@ -122,9 +122,7 @@ def peer_context(files: TlsFiles, agent: str, address: Address) -> PeerContext:
 
 def check_server(context: PeerContext, transport: asyncio.BaseTransport) -> None:
     """Raise PeerError unless the other end of a connection that was made with ``context`` is the
-    agent that it is for. It ends where that changes its keys again and again."""
-    end = cast(asyncio.Transport, transport).abort
-    watch(transport.get_extra_info("ssl_object"), end).told_elsewhere()
+    agent that it is for."""
     names = names_of(transport.get_extra_info("peercert"))
     if context.peer not in names:
         raise PeerError(_other(names, context.peer))
