@@ -31,8 +31,8 @@ _MOST_BYTES = 65536
 """Of a handshake: certificates are a few thousand. OpenSSL reads as long as something comes, and of
 records of a byte it would for a tenth of a second and more, in which nobody else has a turn."""
 _LONGEST_S = 0.2
-"""Of the reading thread's own time: a handshake takes a few milliseconds of it, with the longest RSA
-keys on a slow machine, and whatever Python collects meanwhile, a hundred."""
+"""Of the reading thread's own time: a handshake takes a few milliseconds of it; a hundred with the
+longest RSA keys on a slow machine, and with whatever Python collects meanwhile."""
 _CLIENT_HELLO, _HEADS = 1, 9
 """What a handshake begins with (section 4), and how long its head and its record's are together."""
 _LINGER_BYTES = 65536
