@@ -31,7 +31,7 @@ from prfaas.tls.files import TlsFiles
 from prfaas.tls.front import front_context
 from prfaas.tls.live import LiveTls
 
-KEYS, RECORDS = 60_000, 30_000
+KEYS, RECORDS = 150_000, 30_000
 """A second or so of whoever reads them; half of one."""
 
 
