@@ -148,12 +148,24 @@ DOORS: dict[str, Callable[[Path], AbstractAsyncContextManager[Door]]] = {
 
 def change_keys(end: ssl.SSLObject, times: int, *, both: bool = True) -> None:
     """Which Python has no words for. ``both``: the other end is asked to change its own as well."""
-    # CPython's object: its head, the socket, and OpenSSL's own.
-    secured = (ctypes.c_void_p * 4).from_address(id(cast("Any", end)._sslobj))[3]
-    library = ctypes.CDLL(_ssl.__file__)
     for _ in range(times):
-        assert library.SSL_key_update(ctypes.c_void_p(secured), int(both)) == 1
-        assert library.SSL_do_handshake(ctypes.c_void_p(secured)) == 1
+        assert _openssl.SSL_key_update(_secured(end), int(both)) == 1
+        assert _openssl.SSL_do_handshake(_secured(end)) == 1
+
+
+def give_tickets(end: ssl.SSLObject, times: int) -> None:
+    """A server's, with which its client may come again."""
+    for _ in range(times):
+        assert _openssl.SSL_new_session_ticket(_secured(end)) == 1
+        assert _openssl.SSL_do_handshake(_secured(end)) == 1
+
+
+_openssl = ctypes.CDLL(_ssl.__file__)
+
+
+def _secured(end: ssl.SSLObject) -> ctypes.c_void_p:
+    # CPython's object: its head, the socket, and OpenSSL's own.
+    return ctypes.c_void_p((ctypes.c_void_p * 4).from_address(id(cast("Any", end)._sslobj))[3])
 
 
 class Rekeying:

@@ -1,5 +1,5 @@
-"""Whose certificate is good changes its TLS keys without end, or speaks in records of a byte: at an
-agent's KV link, or where a gateway asks it."""
+"""Whose certificate is good changes its TLS keys without end, gives tickets without end, or speaks in
+records of a byte: at an agent's KV link, or where a gateway asks it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.faults.doors import change_keys
+from tests.faults.doors import change_keys, give_tickets
 
 from prfaas.agent.arena import Arena
 from prfaas.core.addresses import parse_address
@@ -105,6 +105,15 @@ async def _new_keys(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     await reader.read()
 
 
+async def _tickets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The same of tickets, of which a record may have hundreds."""
+    for _ in range(20):
+        give_tickets(writer.get_extra_info("ssl_object"), 5)
+        writer.write(b"1\r\na\r\n")
+        await writer.drain()
+    await reader.read()
+
+
 async def _small_records(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Six for each letter."""
     for _ in range(RECORDS // 6):
@@ -162,10 +171,13 @@ clusters:
     )
 
 
+@pytest.mark.parametrize("without_end", [_new_keys, _tickets], ids=["keys", "tickets"])
 @pytest.mark.parametrize("who", ["agent", "engine"])
-async def test_who_does_so_when_a_gateway_asks_is_left(tmp_path: Path, who: str) -> None:
+async def test_who_does_so_when_a_gateway_asks_is_left(
+    tmp_path: Path, who: str, without_end: Serve
+) -> None:
     """Nobody behind TLS hears of them, so that nobody has turns beside them."""
-    async with _asked(tmp_path, who, _new_keys) as answer:
+    async with _asked(tmp_path, who, without_end) as answer:
         with pytest.raises(ConnectionBroke):
             await answer.read()
 

@@ -1,10 +1,11 @@
-"""What a peer sends beneath what is told of its connection: records, and changes of keys.
+"""What a peer sends beneath what is told of its connection: records, and messages of TLS's own.
 
 In TLS 1.3 either side may ask for new keys at any time: 27 bytes, which take as long as a kilobyte
 of anything else and of which nobody behind TLS hears. Sixteen megabytes of them took a gateway's
-whole time for five seconds. Clients do so once in millions of records, if at all. A record of a
-byte takes as long as one of a kilobyte, and what comes after a connection was told to close is
-deciphered, and dropped, without end.
+whole time for five seconds. Clients do so once in millions of records, if at all. A server may give
+tickets to come again with, 900 in a record: a megabyte of them took half a second. Honest ones give
+two. A record of a byte takes as long as one of a kilobyte, and what comes after a connection was
+told to close is deciphered, and dropped, without end.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from weakref import WeakKeyDictionary
 
 ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
 MOST = 32
-"""Changes of keys, of one connection."""
+"""Changes of keys, and tickets, of one connection."""
 MOST_UNHEARD = 32 * 1024
 """Records of which nobody is told: what a loop reads before it tells has fewer, of a byte each."""
 _SMALL_BYTES = 64
 """In shorter ones a peer sends more of them than it has need of."""
-_HEADER, _HANDSHAKE, _KEY_UPDATE = 256, 22, 24
+_HEADER, _HANDSHAKE = 256, 22
 
 
 class Watched:
@@ -29,7 +30,7 @@ class Watched:
 
     def __init__(self, end: Callable[[], object]) -> None:
         self._end = end
-        self._updates = self._unheard = 0
+        self._messages = self._unheard = 0
         self._tells = True
 
     def small(self, size: int) -> int:
@@ -47,10 +48,10 @@ class Watched:
         if self._unheard == MOST_UNHEARD and self._tells:
             self._end()
 
-    def comes_update(self) -> None:
-        """Its keys have changed."""
-        self._updates += 1
-        if self._updates == MOST:
+    def comes_message(self) -> None:
+        """One of TLS's own, as new keys are: the handshake is over."""
+        self._messages += 1
+        if self._messages == MOST:
             self._end()
 
 
@@ -66,21 +67,21 @@ def tell_records(context: ContextKind) -> ContextKind:
 
 
 def watch(connection: ssl.SSLObject, end: Callable[[], object]) -> Watched:
-    """Call ``end`` once its peer has changed its keys too often, or sends what nobody is told."""
+    """Call ``end`` once its peer has changed its keys too often, or sends what nobody is told. Its
+    handshake is over."""
     watched = _watched[connection] = Watched(end)
     return watched
 
 
 def _heard(
-    connection: Any, direction: str, _version: int, kind: int, _message: int, data: bytes
+    connection: Any, direction: str, _version: int, kind: int, _message: int, _data: bytes
 ) -> None:
-    is_update = kind == _HANDSHAKE and data[:1] == bytes([_KEY_UPDATE])
-    if direction != "read" or not (kind == _HEADER or is_update):
+    if direction != "read" or kind not in (_HEADER, _HANDSHAKE):
         return
     watched = _watched.get(connection)
     if watched is None:
         return
-    if is_update:
-        watched.comes_update()
+    if kind == _HANDSHAKE:
+        watched.comes_message()
     else:
         watched.comes_record()
