@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills
+from prfaas.policies.costs import LearnedCosts
+from prfaas.policies.learned_prefills import LearnedPrefills
 from prfaas.policies.registry import POLICIES, for_policy, make_policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from prfaas.core.deployment import EngineRole
 from prfaas.policies.alike_ways import AlikeWays
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
+from prfaas.policies.costs import LearnedCosts, ProfileCosts
 from prfaas.policies.decode_load import DecodeLoad, slots_s
 from prfaas.policies.first_token import soonest_remote
+from prfaas.policies.learned_prefills import LearnedPrefills
 from prfaas.policies.many_remote import ManyRemote
 from prfaas.policies.many_ways import ManyWays
 from prfaas.policies.route_choice import FewWays, Ways, candidates

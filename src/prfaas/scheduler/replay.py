@@ -17,8 +17,9 @@ import msgspec
 from prfaas.core.errors import UNREADABLE, CallerError
 from prfaas.core.layout import KvLayout
 from prfaas.models.interpolation import Table
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
+from prfaas.policies.costs import LearnedCosts, ProfileCosts
 from prfaas.policies.learned_loads import LearnedLoads
+from prfaas.policies.learned_prefills import LearnedPrefills
 from prfaas.policies.learned_steps import LearnedSteps
 from prfaas.policies.registry import make_policy
 from prfaas.policies.views import Costs, PrefillLearner

@@ -6,7 +6,8 @@ from typing import Any
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies.api import Policy
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills
+from prfaas.policies.costs import LearnedCosts
+from prfaas.policies.learned_prefills import LearnedPrefills
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e

@@ -10,7 +10,8 @@ from prfaas.core.errors import ConfigError
 from prfaas.policies.api import Decision, Refusal, RoleChange, Route
 from prfaas.policies.auto import AutoPolicy
 from prfaas.policies.auto_config import AutoConfig
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
+from prfaas.policies.costs import LearnedCosts, ProfileCosts
+from prfaas.policies.learned_prefills import LearnedPrefills
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import Record

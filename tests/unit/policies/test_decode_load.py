@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills
+from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.decode_load import DecodeLoad
+from prfaas.policies.learned_prefills import LearnedPrefills
 from prfaas.policies.learned_steps import LearnedSteps
 from prfaas.scheduler.state import ClusterState
 from prfaas.testing.policy_views import fleet
