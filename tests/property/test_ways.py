@@ -82,6 +82,11 @@ class Fleet:
         engine = draw.choice(list(view.engines.values()))
         draw.choice([self._work, self._work, self._answers, self._health, self._line])(engine)
         if self.learned is not None and draw.random() < 0.2:
+            for _ in range(draw.choice([1, 20])):  # Minutes in which the others had no work.
+                self.now += 60.0
+                view.clock.now = self.now
+                self.learned.prefill_given(engine.name, self.now)
+        if self.learned is not None and draw.random() < 0.2:
             tokens = draw.randint(1, 9000)
             self.learned.prefill_seen(engine.name, tokens, tokens / 1000 + draw.random())
 

@@ -41,7 +41,8 @@ class LearnedPrefills:
     squares, from sums that fade. Prompts that share a step end together, one of them in no time at
     all; the sums still hold the true time for the true number of tokens. An engine not seen at work
     counts as its cluster's others; a cluster not seen at work counts as faster than any that was,
-    so that it gets work and is seen.
+    so that it gets work and is seen. One that was given no work for a while counts more and more as
+    if it had not been seen, until it is given some.
 
     What is asked for each engine at each arrival must not look at all engines, so sums are kept by
     engine and by cluster, and rather than let all of them fade the next observation weighs more.
@@ -55,6 +56,10 @@ class LearnedPrefills:
         self._seen: dict[str, Sums] = {}
         self._by_cluster: dict[str, Sums] = {}
         self._surprises: dict[str, int] = {}
+        self._lines = PrefillLines({})
+        self._left: dict[str, float] = {}
+        """Engine -> the share that is to be left, once more is seen of it, of what was seen before:
+        it had no work for a while. Until then all of it counts, or many would be sent to try."""
         self._next_weight = 1.0
         self._soonest: dict[int, float] = {}
         """Tokens -> what the fastest cluster that was seen takes; until the next observation."""
@@ -67,10 +72,11 @@ class LearnedPrefills:
         self._soonest.clear()
         self._seen = {engine: self._seen.get(engine) or Sums() for engine in cluster_of}
         self._surprises = {engine: self._surprises.get(engine, 0) for engine in cluster_of}
+        self._left = {engine: self._left.get(engine, 1.0) for engine in cluster_of}
         self._by_cluster = {cluster: Sums() for cluster in cluster_of.values()}
         for engine, cluster in cluster_of.items():
             self._by_cluster[cluster].join(self._seen[engine])
-        self._lines = PrefillLines(cluster_of)
+        self._lines = PrefillLines(cluster_of, self._lines)
         for engine in cluster_of:
             self._draw(engine)
 
@@ -114,13 +120,15 @@ class LearnedPrefills:
                 of = [lines.cluster[self._cluster_of[name]] for name in engines]
                 peers = np.array(of, np.intp)
             forgotten = _FORGOTTEN * self._next_weight * _MEMORY
-            rows = np.where(lines.weight[own] >= forgotten, own, peers)
+            seen = lines.weight[own] >= forgotten
+            rows = np.where(seen, own, peers)
             seconds = lines.prefill_s(rows, uncached)
             strange = np.flatnonzero(lines.weight[rows] < forgotten)
             if strange.size:
-                tokens, where = np.unique(uncached[strange], return_inverse=True)
-                of_each = [self._unseen_s(int(count), forgotten) for count in tokens.tolist()]
-                seconds[strange] = np.array(of_each)[where]
+                seconds[strange] = self._unseen_times(uncached[strange], forgotten)
+            idle = np.flatnonzero(seen & lines.idle(own))
+            if idle.size:
+                seconds[idle] = self._idle_times(own[idle], peers[idle], uncached[idle])
             return seconds
 
         return times
@@ -130,11 +138,37 @@ class LearnedPrefills:
         forgotten = _FORGOTTEN * self._next_weight * _MEMORY
         own = self._seen[engine]
         if own.weight >= forgotten:
-            return own.prefill_s(uncached_tokens)
+            row, cluster = self._lines.engine[engine], self._lines.cluster[self._cluster_of[engine]]
+            if not self._lines.idle(row):
+                return own.prefill_s(uncached_tokens)
+            uncached = np.array([float(uncached_tokens)])
+            return self._idle_times(np.array([row]), np.array([cluster]), uncached).item()
         peers = self._by_cluster[self._cluster_of[engine]]
         if peers.weight >= forgotten:
             return peers.prefill_s(uncached_tokens)
         return self._unseen_s(uncached_tokens, forgotten)
+
+    def _idle_times(
+        self, own: NDArray[np.intp], peers: NDArray[np.intp], uncached: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Of engines that were seen, and given no work for a while: these are their rows and their
+        clusters'. What has faded of an engine one observation of its cluster's others stands for,
+        and what has faded of the cluster, one of a cluster never seen."""
+        lines, unit = self._lines, self._next_weight * _MEMORY
+        left, peers_left = lines.left(own), lines.left(peers)
+        seconds, weight = lines.peers_s(own, peers, left, uncached)
+        idle = np.flatnonzero(peers_left < 1)
+        if idle.size:
+            unseen = self._unseen_times(uncached[idle], _FORGOTTEN * unit)
+            counts = weight[idle] / unit
+            seconds[idle] = _between(seconds[idle], unseen, counts, peers_left[idle])
+        return _between(lines.prefill_s(own, uncached), seconds, lines.weight[own] / unit, left)
+
+    def _unseen_times(self, uncached: NDArray[np.float64], forgotten: float) -> NDArray[np.float64]:
+        tokens, where = np.unique(uncached, return_inverse=True)
+        of_each = [self._unseen_s(int(count), forgotten) for count in tokens.tolist()]
+        found: NDArray[np.float64] = np.array(of_each)[where]
+        return found
 
     def _unseen_s(self, uncached_tokens: int, forgotten: float) -> float:
         """Of a cluster that was never seen at work, or that is forgotten."""
@@ -152,8 +186,18 @@ class LearnedPrefills:
         forgotten = _FORGOTTEN * self._next_weight * _MEMORY
         return self._by_cluster[self._cluster_of[engine]].weight >= forgotten
 
+    def prefill_given(self, engine: str, now: float) -> None:
+        """``engine`` is given a prefill: it and its cluster are at work again."""
+        left = self._lines.give(engine, self._cluster_of[engine], now)
+        self._left[engine] = min(left, self._left[engine])
+
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was at work on a prefill for ``seconds``."""
+        left, own = self._left[engine], self._seen[engine]
+        if left < 1:
+            self._by_cluster[self._cluster_of[engine]].join(own, left - 1)
+            own.scale(left)
+            self._left[engine] = 1.0
         seconds = self._plausible(engine, uncached_tokens, seconds)
         self._soonest.clear()
         for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
@@ -174,7 +218,7 @@ class LearnedPrefills:
             (self._lines.cluster[cluster], self._by_cluster[cluster]),
         ):
             if sums.weight:
-                self._lines.put(row, sums.weight, sums.line())
+                self._lines.put(row, sums)
 
     def _plausible(self, engine: str, tokens: int, seconds: float) -> float:
         own = self._seen[engine]
@@ -185,3 +229,15 @@ class LearnedPrefills:
             return seconds
         self._surprises[engine] += 1
         return seconds if self._surprises[engine] > _CONVINCED else most
+
+
+def _between(
+    seen_s: NDArray[np.float64],
+    hoped_s: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    left: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Seconds, where so many observations have faded to a share: one of ``hoped_s`` makes up."""
+    weight, other = counts * left, 1 - left
+    found: NDArray[np.float64] = (weight * seen_s + other * hoped_s) / (weight + other)
+    return found

@@ -233,6 +233,9 @@ class Costs(Protocol):
 class PrefillLearner(Protocol):
     """Whoever learns costs from what is seen."""
 
+    def prefill_given(self, engine: str, now: float) -> None:
+        """``engine`` is given a prefill."""
+
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was seen to work so long on a prefill, its wait in the queue not counted."""
 

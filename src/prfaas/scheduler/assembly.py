@@ -36,7 +36,7 @@ def assemble(
     learner: PrefillLearner | None,
 ) -> Parts:
     """Build every part and bind the actions of the table to them."""
-    reservations = Reservations(requests, costs)
+    reservations = Reservations(requests, costs, learner)
     decoding = Decoding(requests, reservations, fleet, packs=policy.packs_decode)
     ending = Ending(requests, reservations, decoding)
     prefilling = Prefilling(

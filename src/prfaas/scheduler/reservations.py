@@ -7,7 +7,7 @@ these on `EngineState` and `LinkState`; giving a prefill place back starts whoev
 
 from __future__ import annotations
 
-from prfaas.policies.views import Costs
+from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.commands import CancelDecode, CancelPrefill, CancelTransfer
 from prfaas.scheduler.events import MemoryReported
 from prfaas.scheduler.lifecycle import State, Trigger
@@ -25,15 +25,19 @@ def fetch_s(record: Record, engine: EngineState) -> float:
 
 
 class Reservations:
-    """What all live requests have reserved."""
+    """What all live requests have reserved. ``learner``: told which engines are given prefills;
+    None: nobody is."""
 
-    def __init__(self, requests: Requests, costs: Costs) -> None:
+    def __init__(self, requests: Requests, costs: Costs, learner: PrefillLearner | None) -> None:
         self._requests = requests
         self._costs = costs
+        self._learner = learner
         self.memories = Memories()
 
     def book_prefill(self, record: Record, engine: EngineState) -> None:
         """Count the uncached part of the prompt as work of ``engine``."""
+        if self._learner is not None:
+            self._learner.prefill_given(engine.name, self._requests.now)
         record.uncached = max(1, record.total_tokens - record.resumable_on(engine))
         record.prefill_s = self._costs.prefill_s(engine.name, record.uncached)
         record.prefill_s += fetch_s(record, engine)

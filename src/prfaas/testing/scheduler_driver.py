@@ -42,10 +42,10 @@ class Driver:
             config = {"threshold": THRESHOLD, **config}
         settings = SchedulerConfig(**config)
         topo = topo or topology()
-        learned = LearnedPrefills(topo.cluster_of)
-        self.costs = LearnedCosts(learned, lambda start, end: end - start)
+        self.learned = LearnedPrefills(topo.cluster_of)
+        self.costs = LearnedCosts(self.learned, lambda start, end: end - start)
         self.scheduler = Scheduler(
-            topo, policy or make_policy(settings), settings, costs=self.costs, learner=learned
+            topo, policy or make_policy(settings), settings, costs=self.costs, learner=self.learned
         )
         self.now = 0.0
         self.log: list[c.AnyCommand] = []
