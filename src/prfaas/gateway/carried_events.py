@@ -70,8 +70,8 @@ class KeyedFollower:
         if isinstance(frame, Begun):
             if frame.key_id != self._key_id:
                 raise EngineError(
-                    "its agent has another cache key; give all agents and gateways the same "
-                    "cache.key: they take it over while they run"
+                    "its agent has another cache key, or is of another release; give all agents "
+                    "and gateways the same cache.key: they take it over while they run"
                 )
             self.restart()
             self.stopped = Stopped(frame.epoch, frame.number, 0)

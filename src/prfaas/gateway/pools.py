@@ -252,9 +252,9 @@ class Pools:
         elif agent not in self._other_keys:
             self._other_keys.add(agent)
             logger.warning(
-                "agent %s has another cache key than this gateway: what it has cached is not known "
-                "here; give all agents and gateways the same cache.key, which they take over while "
-                "they run, and tls to all or to none",
+                "agent %s has another cache key than this gateway, or is of another release: what "
+                "it has cached is not known here; give all agents and gateways the same cache.key, "
+                "which they take over while they run, and tls to all or to none",
                 agent,
             )
 

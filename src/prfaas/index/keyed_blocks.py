@@ -152,8 +152,8 @@ class KeyedBlocks:
 
 
 def key_id(key: bytes) -> str:
-    """Tells keys apart, and nothing of them."""
-    return hashlib.blake2b(key, digest_size=8, person=b"prfaas-key-id").hexdigest()
+    """Tells keys apart, and ways to make use of them, and nothing of either."""
+    return hashlib.blake2b(key, digest_size=8, person=b"prfaas-key-id-2").hexdigest()
 
 
 def _event(

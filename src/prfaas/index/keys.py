@@ -3,9 +3,16 @@
 Theory of operation. A key names a whole prefix, as an engine's own block hash does, but no engine's
 hash function needs to be known for it. It is a sum over the prefix's blocks: of each block a
 multilinear hash (its tokens times secret random numbers, plus a digest of its extra keys), mixed
-with its position. A sum over a prefix goes on from any block whose key is known, and all keys of a
-prompt are computed by a few array operations. Two independent 64-bit lanes make it 128 bits. The
-numbers are secret (`BlockHasher`), so nobody can make up two prompts with one key. Keys of
+with its position. All sums of a prompt are computed by a few array operations. Two independent
+64-bit lanes make 128 bits.
+
+What is told is not the sum but AES of it, a block of the cipher each: sums of known prompts would
+give the secret numbers away, and with them everybody's prompts could be guessed at. A universal
+hash under a pseudorandom permutation is a pseudorandom function: whoever has not the seed sees of
+two prefixes whether they are equal, and no more (Wegman and Carter, 1981; Shoup, 1996). Who has
+it finds the sum again, so that a prefix goes on from any block whose key is known.
+
+The numbers are secret (`BlockHasher`), so nobody can make up two prompts with one key. Keys of
 one pair in 10^20 are equal by chance: that costs a prompt that is computed again, never a wrong
 answer.
 """
@@ -16,14 +23,19 @@ import hashlib
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
+from struct import Struct
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
 _MASK = (1 << 64) - 1
+_TWO = Struct("<2Q")
 _STEP = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 """Odd numbers with mixed bits: a block's place, one for each lane."""
 _STEPS = np.array([_STEP], np.uint64).T
@@ -60,6 +72,10 @@ class BlockHasher:
     def rekey(self, seed: bytes) -> None:
         """Make other keys from now on: places of before are no places of these."""
         self._seed = seed
+        secret = hashlib.blake2b(seed, digest_size=32, person=b"prfaas-seal").digest()
+        # Each block is sealed by itself, as it must be: equal prefixes have equal keys.
+        cipher = Cipher(AES256(secret), ECB())
+        self._seal, self._open = cipher.encryptor().update, cipher.decryptor().update
         self._factors: dict[int, tuple[U64, U64, Place]] = {}
         self._extras: dict[bytes, tuple[int, int]] = {}
         self._extra_bytes = 0
@@ -95,9 +111,10 @@ class BlockHasher:
         lanes += places * _STEPS
         _mix(lanes)
         if count:
-            lanes[:, 0] += np.array(place[:2], np.uint64)
+            lanes[:, 0] += np.array(self._sums(place), np.uint64)
         np.cumsum(lanes, axis=1, out=lanes)
-        return Keys(*lanes)
+        sealed = np.frombuffer(self._seal(lanes.astype("<u8").T.tobytes()), "<u8")
+        return Keys(*sealed.reshape(count, 2).T.astype(np.uint64, order="C"))
 
     def extend_one(self, place: Place, token_ids: Sequence[int], extra: bytes) -> Place:
         """The same for one block, which costs less so."""
@@ -107,10 +124,16 @@ class BlockHasher:
         more = self._extra(extra) if extra else (0, 0)
         depth = place.depth + 1
         low, high = (
-            start + _mix_one((own + also + depth * step) & _MASK)
-            for own, also, step, start in zip(sums, more, _STEP, place[:2], strict=True)
+            (start + _mix_one((own + also + depth * step) & _MASK)) & _MASK
+            for own, also, step, start in zip(sums, more, _STEP, self._sums(place), strict=True)
         )
-        return Place(low & _MASK, high & _MASK, depth)
+        low, high = _TWO.unpack(self._seal(_TWO.pack(low, high)))
+        return Place(low, high, depth)
+
+    def _sums(self, place: Place) -> tuple[int, int]:
+        """Up to a place whose key is known."""
+        low, high = _TWO.unpack(self._open(_TWO.pack(place.low, place.high)))
+        return low, high
 
     def _of_size(self, block_tokens: int) -> tuple[U64, U64, Place]:
         found = self._factors.get(block_tokens)

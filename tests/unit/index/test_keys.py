@@ -122,3 +122,33 @@ def test_of_what_engines_mix_in_not_all_is_kept_however_long_it_is() -> None:
         assert sum(map(len, hasher._extras)) <= 8_000_000
     again = hasher.extend(hasher.root(4), tokens, 4, [b"x" * 1_000_000])
     assert np.array_equal(np.array(first), np.array(again))
+
+
+def unmixed(value: int) -> int:
+    """What splitmix64's finaliser, which everybody knows, makes ``value`` of."""
+    for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+        whole = value
+        for _ in range(64 // shift):
+            whole = value ^ (whole >> shift)
+        value = whole * pow(factor, -1, 1 << 64) % (1 << 64)
+    return value
+
+
+def test_keys_of_known_prompts_do_not_tell_that_of_another() -> None:
+    """Were a key the sum itself, three prompts of one block would give a fourth's away: the
+    differences of what is mixed are the secret numbers times those of the tokens."""
+
+    def low(ids: list[int]) -> int:
+        return int(HASHER.extend(HASHER.root(1), np.array(ids, np.uint32), 1).low[0])
+
+    root = HASHER.root(1).low
+    one, two, three = (unmixed((low([token]) - root) % (1 << 64)) for token in (1, 2, 3))
+    assert (two - one) % (1 << 64) != (three - two) % (1 << 64)
+
+
+def test_blocks_of_which_one_begins_as_another_have_nothing_in_common() -> None:
+    first = HASHER.extend(HASHER.root(2), np.array([1, 2, 5, 6], np.uint32), 2)
+    other = HASHER.extend(HASHER.root(2), np.array([3, 4, 5, 6], np.uint32), 2)
+    parts = (np.diff(first.low), np.diff(other.low), np.diff(first.high), np.diff(other.high))
+    assert parts[0] != parts[1]
+    assert parts[2] != parts[3]
