@@ -16,6 +16,7 @@ from prfaas.core.strict import naming
 from prfaas.process.freed_memory import giving_back_freed
 from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading, stamps
+from prfaas.process.requirements import check_requirements
 from prfaas.process.signals import run_until_signal
 from prfaas.process.spans import add_trace_export_option, make_spans
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     has changed, or on SIGHUP; and when certificates that it names have, for which it may have been
     refused."""
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
+    check_requirements()
     named = list[Path]()
 
     def read() -> AgentSettings:

@@ -29,6 +29,7 @@ from prfaas.gateway.tracing import make_tracing
 from prfaas.process.freed_memory import giving_back_freed
 from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading, stamps
+from prfaas.process.requirements import check_requirements
 from prfaas.process.signals import run_until_signal
 from prfaas.process.spans import add_trace_export_option
 
@@ -84,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the gateway; 0 once it is told to stop."""
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
+    check_requirements()
     workers = deployment_of(args).gateway.workers > 1 and args.worker is None
     if workers and args.also:
         raise ConfigError("--also: several processes on one port serve one deployment")

@@ -16,6 +16,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.launch.ray.progress import RayProgress
 from prfaas.launch.start import following, load, started
 from prfaas.process.reloading import Reloading, Stamps, stamps
+from prfaas.process.requirements import check_requirements
 from prfaas.process.signals import run_until_signal
 
 EXAMPLES = """
@@ -69,6 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the deployment; 128 + the signal that ended it."""
+    check_requirements()
     prepare_output("--events", args.events)
     since = stamps([args.deployment] if args.deployment else ())
     deployment = load(args.deployment, model=args.model, listen=args.listen)

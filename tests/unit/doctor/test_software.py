@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.doctor.software import check_python, check_ray, check_software, check_vllm
+from prfaas.doctor.software import (
+    check_packages,
+    check_python,
+    check_ray,
+    check_software,
+    check_vllm,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,13 @@ def test_ray_matters_to_those_who_want_it(version: str | None, level: str) -> No
 def test_an_old_python_is_an_error() -> None:
     assert check_python((3, 10)).level == "error"
     assert check_python((3, 11)).level == "ok"
+
+
+def test_a_package_that_is_too_old_is_an_error() -> None:
+    finding = check_packages(["aiohttp 3.14.3 is installed, aiohttp>=3.14.4 is needed"])
+    assert finding.level == "error"
+    assert "3.14.3" in finding.found
+    assert check_packages([]).level == "ok"
 
 
 def test_this_machine_runs_the_tests_so_its_software_will_do() -> None:
