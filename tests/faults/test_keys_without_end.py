@@ -1,4 +1,4 @@
-"""Whose certificate is good changes its TLS keys without end, gives tickets without end, or speaks in
+"""Whose certificate is good changes its TLS keys, or gives tickets, without end, or speaks in
 records of a byte: at an agent's KV link, or where a gateway asks it."""
 
 from __future__ import annotations

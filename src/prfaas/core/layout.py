@@ -33,7 +33,7 @@ import xxhash
 
 from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import UNREADABLE, LayoutMismatch
-from prfaas.core.pieces import ByteCount, Count, Piece, fill_page, joined
+from prfaas.core.pieces import MOST_PIECES, ByteCount, Count, Piece, fill_page, joined
 from prfaas.core.strict import Strict
 
 MAX_LAYOUT_BYTES = 1024 * 1024
@@ -62,7 +62,7 @@ class LayerLayout(Strict, frozen=True):
     shape: tuple[Dimension, ...]
     strides: tuple[Dimension, ...] = ()
     interior: str = ""
-    pieces: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=64)] = ()
+    pieces: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=MOST_PIECES)] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for pieces that are not the page: a receiver writes where they say."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import product
 from math import prod
 from typing import Annotated
 
@@ -27,8 +26,9 @@ ByteCount = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 """Layouts come from other machines: what is computed of them must end, and soon."""
 MOST_CELLS = 1 << 20
 """Of a piece: far beyond those of any model's page."""
-MOST_RUNS = 64
-"""Of a piece: a convolution has one for each tap, everything else one."""
+MOST_PIECES, MOST_RUNS = 16, 128
+"""Of a page, all its pieces together: each part of a convolution has a run for each tap, everything
+else one."""
 
 
 class Piece(Strict, frozen=True):
@@ -99,10 +99,14 @@ class Piece(Strict, frozen=True):
 
     def runs(self) -> list[tuple[int, int]]:
         """Its bytes as [start, end) from the page's start, sorted and joined."""
-        length, outer = self.apart()
-        steps = [[i * stride for i in range(count)] for count, stride in outer]
-        starts = sorted(self.offset + sum(step) for step in product(*steps))
-        return joined([(start, start + length) for start in starts])
+        return joined(self.places(*self.apart()))
+
+    def places(self, length: int, outer: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The same as they come, of what `apart` says."""
+        starts = [self.offset]
+        for count, stride in reversed(outer):
+            starts = [start + i * stride for start in starts for i in range(count)]
+        return [(start, start + length) for start in starts]
 
     def apart(self) -> tuple[int, list[tuple[int, int]]]:
         """Bytes that lie together, and the axes (count, stride) along which such lie apart."""
@@ -134,7 +138,8 @@ def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def fill_page(pieces: tuple[Piece, ...], page_bytes: int) -> bool:
     """Whether the pieces lie side by side, in no more places than real ones, and leave nothing of
     the page out."""
-    if any(prod(count for count, _ in piece.apart()[1]) > MOST_RUNS for piece in pieces):
+    apart = [piece.apart() for piece in pieces]
+    if sum(prod(count for count, _ in outer) for _, outer in apart) > MOST_RUNS:
         return False
-    every = [run for piece in pieces for run in piece.runs()]
+    every = [run for piece, how in zip(pieces, apart, strict=True) for run in piece.places(*how)]
     return joined(every) == [(0, page_bytes)]

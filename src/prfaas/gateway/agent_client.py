@@ -6,6 +6,7 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Literal, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from prfaas.core.once_a_second import OnceASecond
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
 from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.registered_ranks import MemoryCounts, Registered, RegisteredRank
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.kv_events.wire import Frame, FrameReader, Stopped
 from prfaas.link.api import Count, LinkState, LinkStates, TransferBytes
@@ -46,14 +48,6 @@ _SHOWN = 300  # Bytes of an answer that says no, or of what is wrong with one.
 _LONGEST_ANSWER, _LONGEST_NEWS = 16 * 1024 * 1024, 8 * 1024 * 1024
 """Bytes: 64 ranks with all their layers have some 4 MiB as JSON, the longest prefix that is cached
 as well."""
-
-
-class RegisteredRank(msgspec.Struct, frozen=True):
-    """One tensor-parallel rank of an engine, as it registered with the agent."""
-
-    engine: str
-    pid: int
-    layout: KvLayout
 
 
 class SentTransfer(msgspec.Struct, frozen=True):
@@ -77,14 +71,6 @@ class TransferStatus(msgspec.Struct, frozen=True):
     """By how many ranks each part was read; agents of a release before do not say."""
 
 
-class MemoryCounts(msgspec.Struct, frozen=True):
-    """An agent's memory for what is handed over to its engines."""
-
-    total_bytes: Bytes
-    reserved_bytes: Bytes
-    slot_bytes: Bytes
-
-
 class DiskSizes(msgspec.Struct, frozen=True):
     """How full a cache's tier on disk is."""
 
@@ -100,11 +86,6 @@ class CacheSizes(msgspec.Struct, frozen=True):
     pinned_bytes: Bytes = 0
     most_pinned_bytes: Bytes = 0
     disk: DiskSizes = DiskSizes(0, 0)
-
-
-class _Engines(msgspec.Struct, frozen=True):
-    engines: list[RegisteredRank]
-    memory: MemoryCounts | None = None
 
 
 class AgentLate(LinkError):
@@ -130,17 +111,18 @@ class AgentClient:
         self.links_now: list[LinkState] = []
         """What it last said of its links; nothing where it cannot be asked."""
         self._lines = OnceASecond()
-        self._answered = b"", _Engines([])
+        self._answered = b"", list[RegisteredRank]()
         """The last answer, and what it says: layouts are large and seldom change."""
 
     async def engines(self) -> list[RegisteredRank]:
         """The engine ranks that are registered now."""
         body = await self._get("/engines", _SHORT)
         if body != self._answered[0]:
-            self._answered = body, read_answer(self.name, body, _Engines)
-        answer = self._answered[1]
-        self.memory = answer.memory
-        return answer.engines
+            found = read_answer(self.name, body, Registered)
+            layout_of = partial(read_answer, self.name, kind=KvLayout)
+            self._answered = body, [rank async for rank in found.ranks(layout_of)]
+            self.memory = found.memory
+        return self._answered[1]
 
     async def transfer(
         self, transfer_id: str, *, wait_s: float, ranks: int, reads: int = 0

@@ -22,11 +22,12 @@ from collections.abc import Callable, Mapping, Sized
 from functools import partial
 
 from prfaas.core.errors import LinkError
-from prfaas.gateway.agent_client import AgentClient, AgentGone, MemoryCounts, RegisteredRank
+from prfaas.gateway.agent_client import AgentClient, AgentGone
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.health_probe import Sickness
 from prfaas.gateway.layouts import Layouts
+from prfaas.gateway.registered_ranks import MemoryCounts, RegisteredRank
 from prfaas.gateway.upstream_errors import LocalFault
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ import msgspec
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import LayoutMismatch
 from prfaas.core.layout import MAX_LAYOUT_BYTES, KvLayout
-from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.registered_ranks import RegisteredRank
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import msgspec
 
 from prfaas.core.gateway_sessions import Decided, EngineShare
 from prfaas.core.layout import KvLayout
-from prfaas.gateway.agent_client import MemoryCounts
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.registered_ranks import MemoryCounts
 from prfaas.scheduler.events import (
     AnyEvent,
     DecisionsTold,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.core.pieces import Piece, fill_page, joined
+from prfaas.core.pieces import MOST_RUNS, Piece, fill_page, joined
 
 
 def heads(*, before_tokens: bool, units: int = 2, total: int = 8) -> Piece:
@@ -51,6 +51,20 @@ def test_parts_of_a_convolution_are_a_run_per_tap() -> None:
     assert second.runs() == [(4, 16), (20, 32), (36, 48)]
     assert fill_page((first, second), 48)
     assert not fill_page((first, first, second), 48)
+
+
+def comb(offset: int, teeth: int) -> Piece:
+    """Every second byte."""
+    sizes = {"rows": 1, "row_stride": 1, "cells": 1, "cell_stride": 1, "cell_bytes": 1}
+    units = {"units": teeth, "unit_stride": 2, "total_units": teeth}
+    return Piece(offset=offset, **units, **sizes)
+
+
+def test_no_page_lies_in_more_places_than_real_ones() -> None:
+    """All of its pieces together: thousands of such layers are looked at one after the other."""
+    most = MOST_RUNS // 2
+    assert fill_page((comb(0, most), comb(1, most)), 2 * most)
+    assert not fill_page((comb(0, most + 1), comb(1, most + 1)), 2 * most + 2)
 
 
 def test_neighbours_are_joined() -> None:

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from prfaas.core.errors import LinkError
 from prfaas.core.gateway_sessions import Renewal, Standing
+from prfaas.core.layout import MAX_LAYOUT_BYTES
 from prfaas.core.versions import AGENT_API_HEADER
-from prfaas.gateway import agent_client
+from prfaas.gateway import agent_client, registered_ranks
 from prfaas.gateway.agent_client import AgentClient, CacheSizes, TransferStatus, read_answer
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_agent import MockAgent
@@ -194,10 +195,60 @@ def test_sizes_of_an_agents_cache_are_such() -> None:
             read_answer("a", said, CacheSizes)
 
 
-def test_shapes_that_no_tensor_has_are_no_layout() -> None:
+async def test_shapes_that_no_tensor_has_are_no_layout() -> None:
     """A layout is told to engines as MessagePack, which has no such numbers."""
     said = msgspec.to_builtins(mock_layout())
     said["groups"][0]["layers"][0]["shape"] = [1 << 64]
-    ranks = {"engines": [{"engine": "e", "pid": 1, "layout": said}]}
-    with pytest.raises(LinkError, match="unreadable answer"):
-        read_answer("a", json.dumps(ranks).encode(), agent_client._Engines)
+    agent, http = MockAgent("a"), HttpClient()
+    agent.ranks = [{"engine": "e", "pid": 1, "layout": said}]
+    await agent.start()
+    try:
+        with pytest.raises(LinkError, match="unreadable answer"):
+            await AgentClient("a", agent.url, http).engines()
+    finally:
+        await http.close()
+        await agent.stop()
+
+
+async def test_others_have_turns_while_layouts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen megabytes of those that take long were 22 s of a gateway's whole time."""
+    monkeypatch.setattr(registered_ranks, "_TURN_S", 0.0)
+    turns, seen, read = 0, list[int](), registered_ranks.RegisteredRank
+
+    def reading(*rank: Any) -> registered_ranks.RegisteredRank:
+        seen.append(turns)
+        return read(*rank)
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    monkeypatch.setattr(registered_ranks, "RegisteredRank", reading)
+    agent, http = MockAgent("a"), HttpClient()
+    for number in range(20):
+        agent.register(f"e{number}", mock_layout())
+    await agent.start()
+    others = asyncio.create_task(take_turns())
+    try:
+        assert len(await AgentClient("a", agent.url, http).engines()) == 20
+    finally:
+        others.cancel()
+        await http.close()
+        await agent.stop()
+    assert len(set(seen)) == 20
+
+
+async def test_a_layout_of_more_bytes_than_any_models_is_not_read() -> None:
+    agent, http = MockAgent("a"), HttpClient()
+    agent.register("e", mock_layout())
+    large = {**msgspec.to_builtins(mock_layout()), "model": "m" * MAX_LAYOUT_BYTES}
+    agent.ranks = [*agent.ranks, {"engine": "f", "pid": 1, "layout": large}]
+    await agent.start()
+    try:
+        found = await AgentClient("a", agent.url, http).engines()
+        assert [rank.engine for rank in found] == ["e"]
+    finally:
+        await http.close()
+        await agent.stop()

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.layouts import Layouts, replaced
+from prfaas.gateway.registered_ranks import RegisteredRank
 from prfaas.testing.mock_deployment import MockDeployment, mock_layout, until
 
 

@@ -6,9 +6,9 @@ import msgspec
 
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.layout import MAX_LAYOUT_BYTES, KvLayout
-from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, resolve
 from prfaas.gateway.layouts import Layouts, named
+from prfaas.gateway.registered_ranks import RegisteredRank
 from prfaas.testing.mock_deployment import mock_layout
 
 OLD, NEW = mock_layout(), mock_layout(page_bytes=128)
