@@ -227,7 +227,15 @@ def sent_runs(layout: KvLayout) -> dict[str, tuple[tuple[int, int], ...]]:
 
 @lru_cache(maxsize=64)
 def _sending_ranks(layout: KvLayout) -> tuple[int, ...]:
-    return tuple(r for r in range(layout.tp_size) if sent_runs(layout.of_rank(r)))
+    # Not by what each of them sends: of thousands of layers and ranks that takes minutes.
+    size, turn_of = layout.tp_size, turns(layout)
+    shares: set[tuple[int, int]] = set()
+    for _, layer in layers_in_model_order(layout):
+        if not layer.pieces:
+            return tuple(range(size))
+        each = (piece.replicas(size) for piece in layer.pieces)
+        shares.update((replicas, turn_of[layer.name] % replicas) for replicas in each)
+    return tuple(sorted({r for replicas, turn in shares for r in range(turn, size, replicas)}))
 
 
 @lru_cache(maxsize=64)

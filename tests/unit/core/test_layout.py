@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import LayoutMismatch
-from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, block_range
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, block_range, sent_runs
 from prfaas.core.transfer_plan import TransferPlan
 
 
@@ -209,6 +209,23 @@ def test_what_is_computed_of_any_layout_ends() -> None:
     assert shards.handoff_bytes(0, 8) > 0
     taps = told(pieces=[comb(0, 8), comb(4, 8)], page_bytes=64, kind="recurrent")
     assert msgspec.convert(taps, KvLayout).handoff_bytes(0, 8) == 64
+
+
+@pytest.mark.parametrize("tp_size", [1, 2, 6, 8, 1024])
+@pytest.mark.parametrize("totals", [(2, 2), (2, 4), (8, 2), (16, 64)], ids=str)
+def test_who_sends_is_known_without_what(totals: tuple[int, int], tp_size: int) -> None:
+    """Of thousands of layers and ranks, as an agent may tell of, that took two minutes."""
+    layers = [
+        {"name": f"l{number}", "index": number, "page_bytes": 64, "dtype": "u8", "shape": [64],
+         "pieces": [piece(units=1, unit_stride=32, offset=32 * each, total_units=totals[each],
+                          cells=8, row_stride=64) for each in (0, 1)]}
+        for number in range(3)
+    ]  # fmt: skip
+    layout = msgspec.convert(told(layers=layers, tp_size=tp_size), KvLayout)
+    sent_runs.cache_clear()
+    senders = layout.sending_ranks()
+    assert not sent_runs.cache_info().misses
+    assert senders == tuple(r for r in range(tp_size) if sent_runs(layout.of_rank(r)))
 
 
 @pytest.mark.parametrize(("tp_size", "total"), [(1, 4), (2, 8), (6, 8), (4, 16)])
