@@ -49,8 +49,14 @@ async def ask(client: aiohttp.ClientSession, length: int) -> None:
 
 
 async def shows(page: Any, selector: str, text: str) -> None:
-    """Wait until an element says so."""
-    await page.locator(selector).filter(has_text=text).first.wait_for(state="attached")
+    """Wait until an element says so. Raises AssertionError with what it says instead."""
+    playwright = pytest.importorskip("playwright.async_api")
+    element = page.locator(selector)
+    try:
+        await element.filter(has_text=text).first.wait_for(state="attached")
+    except playwright.TimeoutError:
+        said = await element.all_text_contents()
+        raise AssertionError(f"{selector} says {said}, not {text!r}") from None
 
 
 async def check_accessible(page: Any) -> None:
