@@ -11,19 +11,22 @@ from string import Template
 
 import msgspec
 import pytest
-import torch
 
 from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
-from prfaas.launch.commands import installed_vllm
 from prfaas.testing.calling import call
 from prfaas.testing.line_relay import LineRelay
 from prfaas.testing.measuring import Speed, measure
-from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, engine_args_here
+from prfaas.testing.running import (
+    PlainEngine,
+    RunningDeployment,
+    SecondGateway,
+    compared,
+    engine_args_here,
+)
 
 HERE = Path(__file__).parent
 DEFAULT_KIND = "gdn"
-FLOAT32 = ("--dtype", "float32")
 FIGURES = pytest.StashKey[list[str]]()
 
 
@@ -37,7 +40,7 @@ class Stack(msgspec.Struct):
     """What hand-offs are aligned to."""
     speed: Speed
     start_s: float
-    """What it took to start all of it, side by side."""
+    """What it took to start all of it."""
     local: SecondGateway | None = None
     """A gateway that offloads nothing."""
     line: LineRelay | None = None
@@ -86,21 +89,14 @@ class Stacks:
         home.mkdir()
         began = time.monotonic()
         line = self._open.enter_context(LineRelay(free_address())) if kind == "gdn" else None
-        # All start side by side: what each waits for leaves the cores to the others.
         args = engine_args_here(kind)
-        if kind == "mla" and installed_vllm() == "cpu" and reference_mla():
-            args = FLOAT32
         file = _deployment(home, line, args)
-        running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
+        both = compared(file, home, model=f"tiny:{kind}", args=args)
+        running, plain = self._open.enter_context(both)
         local = None
         if line is not None:
-            local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
-        if installed_vllm() == "gpu":
-            running.wait_until_ready()  # its first engine tunes the kernels for all
-        plain = self._open.push(PlainEngine(running, home / "plain", args=args))
-        for part in (running, local, plain):
-            if part is not None:
-                part.wait_until_ready()
+            second = SecondGateway(running, home / "local", threshold="1M")
+            local = self._open.enter_context(second)
         start_s = time.monotonic() - began
         speed = measure(running.url, running.deployment.model.served_name)
         return Stack(
@@ -126,11 +122,6 @@ def _kind(item: pytest.Item) -> str:
     """The model whose stack a test needs, as far as its parameters tell."""
     given = getattr(getattr(item, "callspec", None), "params", {})
     return given.get("kind") or given.get("stack") or DEFAULT_KIND
-
-
-def reference_mla() -> bool:
-    """Whether vLLM runs MLA with its reference kernels here: the CPU has no AMX."""
-    return not torch.cpu._is_amx_tile_supported()
 
 
 def _deployment(home: Path, line: LineRelay | None, args: Sequence[str]) -> Path:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,9 @@ START_TIMEOUT_S = 900.0
 """Ends a start that hangs. A stack of four engines starts in 45 s on two good cores, and in minutes
 on two slow ones that others use too."""
 
-_BFLOAT16 = {"avx512bw", "bf16"}
-"""Any of these among a CPU's flags."""
+_BFLOAT16, _AMX = {"avx512bw", "bf16"}, {"amx_tile"}
+"""Any of these among a CPU's flags: oneDNN has kernels for bfloat16 (with AVX-512, or Arm's own
+instructions); vLLM has its own for MLA."""
 
 
 def end_all(processes: Collection[subprocess.Popen[Any]]) -> None:
@@ -56,18 +57,19 @@ def engine_args_here(kind: str) -> tuple[str, ...]:
 
     Without FlashInfer: on Hopper vLLM would take its kernel for Gated DeltaNet without looking. On
     CPUs without instructions for bfloat16, which take ten times as long: another format, where
-    vLLM's kernels have one.
+    vLLM's kernels have one. MLA without AMX too: its reference kernels round a position by the
+    prompt's length, in float32 thousands of times less than what a lost block does.
     """
     if installed_vllm() == "cpu":
-        return () if kind == "gdn" or _computes_bfloat16() else ("--dtype", "float32")
+        wanted = _AMX if kind == "mla" else _BFLOAT16
+        return () if kind == "gdn" or _cpu_has(wanted) else ("--dtype", "float32")
     if kind == "gdn" and importlib.util.find_spec("flashinfer") is None:
         return ("--gdn-prefill-backend", "triton")
     return ()
 
 
-def _computes_bfloat16() -> bool:
-    """Whether oneDNN has kernels for it on this CPU: with AVX-512, or Arm's own instructions."""
-    return not _BFLOAT16.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+def _cpu_has(any_of: Set[str]) -> bool:
+    return not any_of.isdisjoint(Path("/proc/cpuinfo").read_text().split())
 
 
 def _serves(url: str, deployment: Deployment) -> bool:
