@@ -18,12 +18,11 @@ token may differ only where the stock engine's best two nearly tie.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from prfaas.testing.comparing import assert_close, assert_same_or_near_tie, complete
+from prfaas.testing.comparing import assert_close, assert_same_or_near_tie, complete, complete_both
 from prfaas.testing.measuring import prompt
 
 BLOCK, CHUNK = 256, 512
@@ -47,13 +46,6 @@ REFERENCE_MLA_LONG = 2000
 pytestmark = pytest.mark.engine
 
 
-def reference(stack: Any, ids: list[int]) -> dict[str, Any]:
-    choice, _ = complete(stack.plain.url, stack.model, ids)
-    if stack.kind != "gdn" and not reference_kernels(stack):
-        choice, _ = complete(stack.plain.url, stack.model, ids)
-    return choice
-
-
 def reference_kernels(stack: Any) -> bool:
     """Whether this is an MLA model on a CPU without AMX."""
     return bool(stack.block_tokens < BLOCK)
@@ -64,13 +56,16 @@ def check(
 ) -> list[int]:
     """Compare one prompt; returns the answer's tokens. With all of it ``cached`` the decode engine
     may need no other."""
-    with ThreadPoolExecutor(1) as one:
-        asked = one.submit(complete, stack.gateway(route), stack.model, ids)
-        if stack.kind == "mla":
-            # Its kernel for the CPU takes gigabytes for a long prompt: not two engines at once.
-            asked.result()
-        wanted = reference(stack, ids)
-        choice, taken = asked.result()
+    ours, stock = stack.gateway(route), stack.plain.url
+    if stack.kind == "mla":
+        # Its kernel for the CPU takes gigabytes for a long prompt: not two engines at once.
+        choice, taken = complete(ours, stack.model, ids)
+        wanted, _ = complete(stock, stack.model, ids)
+    else:
+        (choice, taken), (wanted, _) = complete_both(ours, stock, stack.model, ids)
+    if stack.kind != "gdn" and not reference_kernels(stack):
+        # Only now has it the prefix cached, and with it the decode engine's schedule.
+        wanted, _ = complete(stock, stack.model, ids)
     if not (cached and taken.startswith("direct")):
         assert taken.startswith(route if len(ids) > stack.block_tokens else "direct"), taken
     if reference_kernels(stack):
