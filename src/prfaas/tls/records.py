@@ -13,7 +13,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
 MOST = 32
@@ -55,7 +55,9 @@ class Watched:
             self._end()
 
 
-_watched: WeakKeyDictionary[ssl.SSLObject, Watched] = WeakKeyDictionary()
+_watched: WeakKeyDictionary[ssl.SSLObject, ReferenceType[Watched]] = WeakKeyDictionary()
+"""Whoever watches keeps what it watches with, which leads to the connection: kept here, it would
+keep that for ever."""
 
 
 def tell_records(context: ContextKind) -> ContextKind:
@@ -67,9 +69,10 @@ def tell_records(context: ContextKind) -> ContextKind:
 
 
 def watch(connection: ssl.SSLObject, end: Callable[[], object]) -> Watched:
-    """Call ``end`` once its peer has changed its keys too often, or sends what nobody is told. Its
-    handshake is over."""
-    watched = _watched[connection] = Watched(end)
+    """Call ``end`` once its peer has changed its keys too often, or sends what nobody is told, for
+    as long as what is returned is kept. Its handshake is over."""
+    watched = Watched(end)
+    _watched[connection] = ref(watched)
     return watched
 
 
@@ -78,7 +81,8 @@ def _heard(
 ) -> None:
     if direction != "read" or kind not in (_HEADER, _HANDSHAKE):
         return
-    watched = _watched.get(connection)
+    known = _watched.get(connection)
+    watched = None if known is None else known()
     if watched is None:
         return
     if kind == _HANDSHAKE:

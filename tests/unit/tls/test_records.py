@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -64,3 +66,12 @@ def test_what_nobody_is_told_of_ends_its_connection(
         if told == "its reader":
             pair.watched.small(50)
     assert pair.ended == (told == "nobody")
+
+
+def test_a_connection_that_is_over_is_forgotten(tmp_path: Path) -> None:
+    pair = _Pair(tmp_path)
+    pair.send(1, 1)
+    server = ref(pair.server)
+    del pair
+    gc.collect()
+    assert server() is None
