@@ -19,8 +19,8 @@ import msgspec
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import EngineError
 from prfaas.gateway.tunnel import open_tunnel
-from prfaas.process.http_handler import FEW_RECORDS
 from prfaas.tls.context import PeerContext
+from prfaas.tls.pace import FEW_RECORDS
 from prfaas.tls.records import Watched, watch
 
 _LARGEST_ANSWER = 64 * 1024

@@ -24,9 +24,9 @@ from prfaas.gateway.http_connection import Connection
 from prfaas.gateway.room import Room
 from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local
-from prfaas.process.http_handler import SMALL_RECORDS_PER_S
 from prfaas.process.lines import Lines
 from prfaas.tls.context import PeerContext, check_server
+from prfaas.tls.pace import SMALL_RECORDS_PER_S
 from prfaas.tls.records import tell_records
 
 ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
@@ -110,7 +110,8 @@ class HttpClient:
             room = self._rooms.get(host) or Room(_MOST_ANSWERED)
             self._rooms[host] = room
             keep = partial(self._keep, url, tls)
-            peer = self._peers[url, tls] = Peer(url, tls, keep, room, self._lines, host)
+            comes_in_s = partial(self._lines.comes_in_s, whose=host)
+            peer = self._peers[url, tls] = Peer(url, tls, keep, room, comes_in_s)
             if self._sweep is None:
                 self._sweep_later()
         return peer
@@ -166,16 +167,14 @@ class Peer:
         tls: ssl.SSLContext | None,
         on_free: Callable[[Connection], None],
         room: Room,
-        lines: Lines,
-        machine: str,
+        comes_in_s: Callable[[int], float],
     ) -> None:
-        self._lines, self._machine = lines, machine
         self.address = parse_url(url)
         self.secure = url.startswith("https:")
         self.prefix = urlsplit(url).path.rstrip("/")
         default = self.address.port == (443 if self.secure else 80)
         self.host = str(self.address).rpartition(":")[0] if default else str(self.address)
-        self._tls, self._on_free, self._room = tls, on_free, room
+        self._tls, self._on_free, self._room, self._comes_in_s = tls, on_free, room, comes_in_s
         self.free: list[Connection] = []
 
     def take(self, used_after: float) -> Connection | None:
@@ -207,7 +206,7 @@ class Peer:
                 connection.abort()
 
     def _make(self) -> Connection:
-        return Connection(self._on_free, self._room, self._lines, self._machine)
+        return Connection(self._on_free, self._room, self._comes_in_s)
 
     async def dial(self, within_s: float) -> Connection:
         """A new one. Raises CannotConnect, TimeoutError, or PeerError where another than the agent

@@ -16,9 +16,8 @@ import httptools
 
 from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Timeouts
 from prfaas.gateway.room import Room
-from prfaas.process.http_handler import FEW_RECORDS
-from prfaas.process.lines import Lines
-from prfaas.tls.records import Watched, watch
+from prfaas.tls.pace import Pace
+from prfaas.tls.records import watch
 
 _LONGEST_HEAD = 64 * 1024
 """Bytes of an answer's head, and of what comes in place of its body: of what stands between two
@@ -29,15 +28,14 @@ _VERSIONS = ("1.1", "1.0")
 
 
 class Connection(asyncio.Protocol):
-    """``on_free`` is called when it can take another request; ``room`` and ``lines`` (of small TLS
-    records) are its machine's, ``whose``."""
+    """``on_free`` is called when it can take another request; ``room`` is its machine's, and
+    ``comes_in_s`` says after how long so many small TLS records have come from there."""
 
     def __init__(
         self,
         on_free: Callable[[Connection], None],
         room: Room | None = None,
-        lines: Lines | None = None,
-        whose: str = "",
+        comes_in_s: Callable[[int], float] = lambda _: 0.0,
     ) -> None:
         self.is_open = False
         self._room = room
@@ -48,10 +46,10 @@ class Connection(asyncio.Protocol):
         self._before_answer = self._seen = False
         self._idle_bytes = 0
         """So many have come that are no body, since there was some."""
-        self._paused = self._slowed = False
-        self._lines, self._whose = lines, whose
-        self._records: Watched | None = None
-        """Of TLS."""
+        self._paused = False
+        self._comes_in_s = comes_in_s
+        self._pace: Pace | None = None
+        """Over TLS."""
 
     async def ask(self, head: bytes, body: bytes, timeouts: Timeouts, whose: str = "") -> Answer:
         """Send a request of this tenant's; returns when the head of its answer is here. Raises as
@@ -92,11 +90,16 @@ class Connection(asyncio.Protocol):
         self.is_open = True
         secured = self._transport.get_extra_info("ssl_object")
         if secured is not None:
-            self._records = watch(secured, self._transport.abort)
+            self._pace = Pace(
+                watch(secured, self._transport.abort),
+                self._comes_in_s,
+                pause=self._transport.pause_reading,
+                resume=self._read_on,
+            )
 
     def data_received(self, data: bytes) -> None:
-        if self._records is not None:
-            self._slow_down(self._records.small(len(data)))
+        if self._pace is not None:
+            self._pace.came(len(data))
         answer = self._answer
         if answer is None:
             self.abort()  # It speaks without being asked.
@@ -113,22 +116,9 @@ class Connection(asyncio.Protocol):
         if self._idle_bytes > _LONGEST_HEAD:
             answer.fail(NotHttp("the answer's head, or what follows its body, has no end"))
 
-    def _slow_down(self, records: int) -> None:
-        """Read no more until so many small ones would have come: a loop deciphers all that is there
-        at once, of 300,000 for seconds."""
-        if records < FEW_RECORDS or self._slowed or self._lines is None:
-            return
-        self._slowed = True
-        self._transport.pause_reading()
-        wait_s = self._lines.comes_in_s(records, self._whose)
-        asyncio.get_running_loop().call_later(wait_s, self._go_on_reading)
-
-    def _go_on_reading(self) -> None:
-        self._slowed = False
-        self._read_on()
-
     def _read_on(self) -> None:
-        if self.is_open and not (self._paused or self._slowed):
+        holds = self._pace is not None and self._pace.holds
+        if self.is_open and not (self._paused or holds):
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -136,6 +126,7 @@ class Connection(asyncio.Protocol):
         # They point back here: until the collector comes, which is seldom, they would keep all
         # that TLS has of the connection.
         del self._parser, self._transport
+        self._pace = None
         answer, self._answer = self._answer, None
         if answer is None:
             return

@@ -25,9 +25,10 @@ from prfaas.listening.listener import Listener
 from prfaas.process.accepting import Accepting
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.descriptors import share_of_files
-from prfaas.process.http_handler import NO_OTHERS, SMALL_RECORDS_PER_S, Others, StrangersHandler
+from prfaas.process.http_handler import NO_OTHERS, Others, StrangersHandler
 from prfaas.process.lines import Lines
 from prfaas.process.turns import Turns
+from prfaas.tls.pace import SMALL_RECORDS_PER_S
 
 logger = logging.getLogger(__name__)
 

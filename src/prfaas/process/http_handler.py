@@ -20,7 +20,8 @@ from prfaas.process.connections import Connection, Connections
 from prfaas.process.lines import Lines
 from prfaas.process.taking_turns import TakingTurns, want
 from prfaas.process.turns import Turns
-from prfaas.tls.records import Watched, watch
+from prfaas.tls.pace import Pace
+from prfaas.tls.records import watch
 
 TakeOver = Callable[
     [bytes, asyncio.Transport, Callable[[], None], Callable[[BaseException | None], None]], None
@@ -42,10 +43,6 @@ _SMALL_BYTES = 64 * 1024
 _DROP_EVERY_S = 0.01
 """Of what is dropped a quarter of a megabyte is read so often: over TLS it may be eleven thousand
 records of a byte, and a loop that reads all that there is deciphers megabytes of them at once."""
-SMALL_RECORDS_PER_S = 100_000
-"""Of TLS, from each tenant, and from all strangers: each takes more than a microsecond."""
-FEW_RECORDS = 256
-"""So many small ones are no matter."""
 _BODY_S = 10.0
 """For the small ones that `read_body` is for."""
 _PIECE_BYTES = 64 * 1024
@@ -56,7 +53,7 @@ class StrangersHandler(TakingTurns):
 
     __slots__ = (
         "_answered", "_book", "_entry", "_gone", "_head_bytes", "_lines", "_open", "_others",
-        "_records", "_slowed", "_unwanted", "received",
+        "_pace", "_unwanted", "received",
     )  # fmt: skip
 
     def __init__(
@@ -71,10 +68,8 @@ class StrangersHandler(TakingTurns):
     ) -> None:
         super().__init__(server, turns, **settings)
         self._book, self._entry, self._lines, self._others = book, entry, lines, others
-        self._records: Watched | None = None
-        """Of TLS."""
-        self._slowed = False
-        """Whether it is not read from, for its small records."""
+        self._pace: Pace | None = None
+        """Over TLS."""
         self._head_bytes = self.received = 0
         """Bytes: of the head that comes, and of all that has come and was taken apart."""
         self._answered: web.BaseRequest | None = None
@@ -92,13 +87,18 @@ class StrangersHandler(TakingTurns):
         self._entry.drop = self._open.abort
         secured = self._open.get_extra_info("ssl_object")
         if secured is not None:
-            self._records = watch(secured, self._open.abort)
+            self._pace = Pace(
+                watch(secured, self._open.abort),
+                lambda records: self._lines.comes_in_s(records, self._entry.whose),
+                pause=self._pause_transport_reading,
+                resume=self._go_on_reading,
+            )
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._records is not None:
-            self._slow_down(self._records.small(len(data)))
+        if self._pace is not None:
+            self._pace.came(len(data))
         if self._unwanted:
             self._pause_transport_reading()
             self._loop.call_later(_DROP_EVERY_S, self._resume_transport_reading)
@@ -107,29 +107,18 @@ class StrangersHandler(TakingTurns):
         take_over = next((others[begin] for begin in others if data.startswith(begin)), None)
         if take_over is not None and self.transport is not None:
             self.keep_alive(True)  # Or aiohttp ends it as a connection that asks for nothing.
-            if self._records is not None:
-                self._records.told_elsewhere()
+            if self._pace is not None:
+                self._pace.records.told_elsewhere()
             take_over(data, self.transport, self.admit, self.connection_lost)
         else:
             super().data_received(data)
 
-    def _slow_down(self, records: int) -> None:
-        """Read no more until so many small ones would have come. A loop deciphers all that is there
-        at once: eight megabytes of records of a byte took half a second each time."""
-        if records < FEW_RECORDS or self._slowed:
-            return
-        self._slowed = True
-        self._pause_transport_reading()
-        wait_s = self._lines.comes_in_s(records, self._entry.whose)
-        self._loop.call_later(wait_s, self._go_on_reading)
-
     def _go_on_reading(self) -> None:
-        self._slowed = False
         if self._unwanted or not (self._reading_paused or self._buffer_paused):
             self._resume_transport_reading()
 
     def _resume_transport_reading(self) -> None:
-        if not self._slowed:
+        if self._pace is None or not self._pace.holds:
             super()._resume_transport_reading()
 
     def take_apart(self, data: bytes) -> None:
@@ -150,7 +139,7 @@ class StrangersHandler(TakingTurns):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
-        self._open = None
+        self._open = self._pace = None  # Which leads back here.
         self._book.gone(self._entry)
         if not self._gone.done():
             self._gone.set_result(None)
