@@ -19,6 +19,7 @@ from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.cache_events import BlocksGone, BlocksKeyed
 from prfaas.index.engine_index import EngineIndex
 from prfaas.kv_events.feed import FeedState
+from prfaas.kv_events.silence import Silence
 from prfaas.kv_events.wire import Alive, Begun, Changed, Frame, Held, Reached, Stopped
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class CarriedFeed:
         self._follow, self._turn = follow, turn
         self._heard_at = 0.0
         self._began_at = -math.inf
+        self._silence = Silence()
 
     async def run(self) -> None:
         """Follow until cancelled; the index is empty before and after."""
@@ -186,9 +188,10 @@ class CarriedFeed:
     def _comes_alive(self) -> None:
         if self.state is not FeedState.LIVE:
             logger.info("engine %s: following its cache", self.engine)
+        self._silence.ends()
         self.state = FeedState.LIVE
 
     def _falls_silent(self, why: str) -> None:
-        if self.state is not FeedState.SILENT:
+        if self._silence.is_new(why):
             logger.warning("engine %s: nothing is heard of its cache (%s)", self.engine, why)
         self.state = FeedState.SILENT

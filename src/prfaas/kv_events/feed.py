@@ -22,6 +22,7 @@ import zmq.asyncio
 
 from prfaas.core.errors import EngineError
 from prfaas.kv_events.follower import BlockSink, KvEventFollower
+from prfaas.kv_events.silence import Silence
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class KvEventFeed:
         self._probe_s = max(_PROBE_S, feeds / _PROBES_PER_S) * random.uniform(0.9, 1.1)
         self.follower = KvEventFollower(index)
         self.state = FeedState.CONNECTING
+        self._silence = Silence()
         self._patience_s = _REPLAY_TIMEOUT_S
         self._catching_up = False  # It has begun to learn what is remembered, and not learned all.
         self._discover = discover
@@ -209,14 +211,15 @@ class KvEventFeed:
         self._catching_up = False
         if self.state is not FeedState.LIVE:
             logger.info("engine %s: following its KV events", self.engine)
+        self._silence.ends()
         self.state = FeedState.LIVE
 
     def _falls_silent(self, why: str) -> None:
         if self.state is FeedState.LIVE:
-            logger.warning("engine %s: KV events stopped (%s)", self.engine, why)
             self.follower.restart()
-        elif self.state is FeedState.CONNECTING:
-            logger.warning("engine %s: no KV events yet (%s)", self.engine, why)
+        if self._silence.is_new(why):
+            what = "KV events stopped" if self.state is FeedState.LIVE else "no KV events"
+            logger.warning("engine %s: %s (%s)", self.engine, what, why)
         self.state = FeedState.SILENT
 
 

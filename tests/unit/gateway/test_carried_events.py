@@ -100,3 +100,29 @@ async def test_a_cache_that_begins_anew_all_the_time_is_not_emptied_all_the_time
     assert made.resets_total == 2, "when it began to follow, and once"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_each_cause_of_a_silence_is_said_and_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(carried_events, "_RETRY_S", 0.0)
+    made = KeyedFollower(PrefixIndex(max_blocks=100, max_engines=4).engine("e"), "id")
+    times, over = 0, asyncio.Event()
+
+    async def follow(_stopped: Stopped) -> AsyncIterator[Frame]:
+        nonlocal times
+        times += 1
+        if times == 4:
+            yield Begun("a", "id")
+            yield Reached(0)
+        if times == 6:
+            over.set()
+        yield Alive(False)
+        yield Begun("a", "another")
+
+    running = asyncio.create_task(CarriedFeed("e", made, follow, asyncio.Lock()).run())
+    await over.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    whys = [line.rpartition("(")[2][:12] for line in caplog.messages if "nothing is heard" in line]
+    assert whys == ["its agent do", "its agent ha"] * 2, "before it was heard, and after"
