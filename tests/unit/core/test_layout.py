@@ -214,7 +214,7 @@ def test_what_is_computed_of_any_layout_ends() -> None:
 @pytest.mark.parametrize("tp_size", [1, 2, 6, 8, 1024])
 @pytest.mark.parametrize("totals", [(2, 2), (2, 4), (8, 2), (16, 64)], ids=str)
 def test_who_sends_is_known_without_what(totals: tuple[int, int], tp_size: int) -> None:
-    """Of thousands of layers and ranks, as an agent may tell of, that took two minutes."""
+    """Of thousands of layers and ranks, as an agent may tell of, that took minutes."""
     layers = [
         {"name": f"l{number}", "index": number, "page_bytes": 64, "dtype": "u8", "shape": [64],
          "pieces": [piece(units=1, unit_stride=32, offset=32 * each, total_units=totals[each],

@@ -211,7 +211,7 @@ async def test_shapes_that_no_tensor_has_are_no_layout() -> None:
 
 
 async def test_others_have_turns_while_layouts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen megabytes of those that take long were 22 s of a gateway's whole time."""
+    """Sixteen megabytes of those that take long were 18 s of a gateway's whole time."""
     monkeypatch.setattr(registered_ranks, "_TURN_S", 0.0)
     turns, seen, read = 0, list[int](), registered_ranks.RegisteredRank
 
