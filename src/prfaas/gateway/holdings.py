@@ -2,12 +2,15 @@
 
 Its holder there has everything; where it has a disk a second holder has what lies in memory. A
 prefix's beginning is used whenever its end is, so memory evicts the end first: what the second
-holder has of a prompt lies in memory, and the rest of what the first has on disk.
+holder has of a prompt lies in memory, and the rest of what the first has on disk. The second one
+begins when something is first told to lie on disk. By then millions of blocks may lie in memory,
+which would take it seconds: it is given some of them with each thing that is told, and not asked
+before it has all.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +26,8 @@ from prfaas.index.words import word_of
 
 _BLOCKS, _STATES = 0, 1
 """Groups of a holder."""
+_AT_ONCE = 4096
+"""Blocks that the second holder is given at a time: ten milliseconds."""
 
 
 class _Holder:
@@ -119,6 +124,8 @@ class Holding:
         self._admit = admit
         self._anywhere = _Holder(admit(False))
         self._memory: _Holder | None = None
+        self._waiting: OrderedDict[Part, None] = OrderedDict()
+        """What lies in memory and the second holder has not been given."""
         self._parts: dict[Part, Stored] = {}
         self._ends = PartEnds()
         self.blocks = 0
@@ -129,8 +136,8 @@ class Holding:
 
     @property
     def has_disk(self) -> bool:
-        """Whether anything was told to lie there."""
-        return self._memory is not None
+        """Whether anything was told to lie there, and it is known what does."""
+        return self._memory is not None and not self._waiting
 
     def stored(self, news: Stored) -> None:
         """Harmless where it is known. What was told otherwise before is there no more."""
@@ -162,12 +169,22 @@ class Holding:
             self._ends.remove(part, news)
             self._anywhere.remove(news)
             if self._memory is not None and news.tier == "memory":
-                self._memory.remove(news)
+                self._leaves_memory(self._memory, news)
+
+    def go_on(self) -> None:
+        """Give the second holder some of what it lacks."""
+        blocks = 0
+        while self._waiting and blocks < _AT_ONCE:
+            assert self._memory is not None
+            part, _ = self._waiting.popitem(last=False)
+            self._memory.add(self._parts[part])
+            blocks += len(self._parts[part].prefix.digests)
 
     def clear(self) -> None:
         """Nothing of it is known any more."""
         self.blocks = 0
         self._parts.clear()
+        self._waiting.clear()
         self._ends.clear()
         self._anywhere.clear()
         if self._memory is not None:
@@ -179,16 +196,22 @@ class Holding:
             if news.tier == "memory":
                 return
             self._memory = _Holder(self._admit(True))
-            for part in self._parts.values():
-                if part.tier == "memory":
-                    self._memory.add(part)
+            in_memory = (part for part, told in self._parts.items() if told.tier == "memory")
+            self._waiting = OrderedDict.fromkeys(in_memory)
             return
         was, now = before is not None and before.tier == "memory", news.tier == "memory"
         if now and not was:
             self._memory.add(news)
         elif was and not now:
             assert before is not None
-            self._memory.remove(before)
+            self._leaves_memory(self._memory, before)
+
+    def _leaves_memory(self, memory: _Holder, news: Stored) -> None:
+        part = part_of(news)
+        if part in self._waiting:
+            del self._waiting[part]
+        else:
+            memory.remove(news)
 
 
 def part_of(news: Stored) -> Part:

@@ -174,6 +174,8 @@ class Pools:
                     holding.evicted(part)
         elif isinstance(news, Alive) and (news.disk_bytes_per_s or 0.0) >= 1.0:
             self.disk_rates[agent] = news.disk_bytes_per_s or 0.0
+        for holding in self._of_agent.get(agent, ()):
+            holding.go_on()
 
     def lost(self, agent: str) -> None:
         """It is not followed any more: what it has is not known."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored, Whole
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
@@ -172,6 +174,70 @@ def test_what_of_a_prompt_lies_on_disk_alone_is_known(stands_at: bool | None) ->
     assert tiers(found) == (0, 0)
     found.take("west", on_disk(first))
     assert tiers(found) == (8, 8)
+
+
+def in_turn(count: int, tokens: int) -> list[Stored]:
+    """Parts that follow each other, so long each."""
+    ends = [number * tokens for number in range(1, count + 1)]
+    return [stored(f"{end}", end, start=end - tokens) for end in ends]
+
+
+def test_of_much_that_lies_in_memory_some_is_taken_up_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When the first of it moves to disk; until all is, nothing is said to lie there."""
+    monkeypatch.setattr(holdings, "_AT_ONCE", 1)
+    turns = in_turn(5, 4)
+    found = pools(*turns)
+    found.take("west", on_disk(turns[4]))  # and the first is taken up
+    assert tiers(found) == (20, 0)
+    found.take("west", on_disk(turns[1]))  # the third
+    found.take("west", turns[1])  # the fourth
+    assert tiers(found) == (20, 4)
+    found.take("west", Evicted("20", 0, 1))
+    assert tiers(found) == (16, 0)
+    found.take("west", on_disk(turns[0]))
+    assert tiers(found) == (16, 16)
+    found.take("west", turns[0])
+    assert tiers(found) == (16, 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["memory", "disk", "gone"])), max_size=20)
+)
+def test_in_the_end_it_does_not_matter_how_much_is_taken_up_at_a_time(
+    moves: list[tuple[int, str]],
+) -> None:
+    turns = in_turn(5, 4)
+    known = []
+    for at_once in (1, 1000):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(holdings, "_AT_ONCE", at_once)
+            found = pools(*turns)
+            for number, where in moves:
+                turn = turns[number]
+                gone = Evicted(turn.transfer_id, 0, 1)
+                told = msgspec.structs.replace(turn, tier=where)
+                found.take("west", gone if where == "gone" else told)
+            for _ in turns:
+                found.take("west", Alive())
+        known.append(tiers(found))
+    assert known[0] == known[1]
+
+
+def test_what_goes_before_it_is_taken_up_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(holdings, "_AT_ONCE", 1)
+    first, second, third = in_turn(3, 8)
+    found = pools(first, second, third)
+    found.take("west", on_disk(first))  # and the second is taken up
+    found.take("west", Evicted("24", 0, 1))
+    assert tiers(found) == (16, 16), "memory has no beginning"
+    found.take("west", first)
+    assert tiers(found) == (16, 0)
+    found.lost("west")
+    assert tiers(found) == (0, 0)
 
 
 def test_what_is_told_before_what_it_follows_is_found_all_the_same() -> None:
