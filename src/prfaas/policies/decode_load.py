@@ -104,13 +104,14 @@ class DecodeLoad:
 
     def wait_s(self, free: float, ahead: float, running: float) -> float:
         """The same where so many slots are free, so many are on their way to one, and so many hold
-        one of an engine that is up."""
+        one of an engine that is up. Where nothing was seen of answers yet, nobody waits for long;
+        where no engine is up, for ever."""
         if ahead + 1 <= free:
             return 0.0
         if self._rate <= 0 or self._running <= 0:
-            if self._expected_s and (slots := running + free):
-                return _DOUBT * (ahead + 1 - free) * self._expected_s / max(1.0, slots)
-            return inf if not running else 0.0
+            if not (slots := running + free):
+                return inf
+            return _DOUBT * (ahead + 1 - free) * self._expected_s / max(1.0, slots)
         answer_s = self._running / self._rate
         return _DOUBT * (ahead + 1 - free) * answer_s / max(1, running)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from prfaas.policies.costs import LearnedCosts
@@ -85,6 +87,21 @@ def test_a_newcomer_waits_for_those_before_it_at_the_pace_of_answers() -> None:
 
 def test_a_free_slot_is_no_wait_whatever_is_known() -> None:
     assert DecodeLoad().slot_s(fleet().cluster("west")) == 0.0
+
+
+def test_slots_that_all_have_an_owner_are_no_wait_without_end() -> None:
+    """Short answers may have been seen neither to run nor to take long; who comes on top of as many
+    as there are slots was refused."""
+    load, west = DecodeLoad(), fleet().cluster("west")
+    for engine in west.decode_engines:
+        engine.running, engine.assigned = 0, engine.max_requests
+    load.look(west, UNKNOWN, 0.0)
+    west.completed = 5
+    load.look(west, UNKNOWN, 1.0)
+    assert load.slot_s(west) == 0.0
+    for engine in west.decode_engines:
+        engine.up = False
+    assert load.slot_s(west) == inf
 
 
 def test_before_the_first_answer_is_complete_what_was_learned_says_how_long_slots_are_held() -> (
