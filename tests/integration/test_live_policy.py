@@ -44,6 +44,14 @@ def changes(url: str) -> str:
     return "\n".join(x for x in lines if x.startswith("prfaas_scheduler_role_changes_total"))
 
 
+def believed_rate(gateway: SecondGateway) -> float:
+    """Bytes a second, of the only line."""
+    name = "prfaas_scheduler_line_rate_bytes_per_second{"
+    lines = call(f"{gateway.url}/metrics").body.decode().splitlines()
+    (sample,) = [line for line in lines if line.startswith(name)]
+    return float(sample.split()[-1])
+
+
 def route_of(answer: Answer) -> str:
     return answer.headers["x-prfaas-route"].partition(";")[0]
 
@@ -153,6 +161,9 @@ def test_routes_leave_a_line_that_crawls_and_come_back(stacks: Any, tmp_path: Pa
         for body, answer in asked[-count:]:  # Who was moved is one of the last.
             assert_right(stack, body, answer)
         back = time.monotonic()
+        while size / believed_rate(gateway) > took_s:
+            assert time.monotonic() < back + HANG_S, "a line on which nobody is does not recover"
+            time.sleep(0.1)
         line.offloaded()
     stacks.figures.append(
         f"of {len(asked)} asked in {seen_s:.0f} s while a line crawled, "
