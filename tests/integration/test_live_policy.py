@@ -161,6 +161,7 @@ def test_routes_leave_a_line_that_crawls_and_come_back(stacks: Any, tmp_path: Pa
         for body, answer in asked[-count:]:  # Who was moved is one of the last.
             assert_right(stack, body, answer)
         back = time.monotonic()
+        # Before that, who finds the only other engine busy is refused: no way is in time.
         while size / believed_rate(gateway) > took_s:
             assert time.monotonic() < back + HANG_S, "a line on which nobody is does not recover"
             time.sleep(0.1)
