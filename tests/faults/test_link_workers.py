@@ -23,6 +23,7 @@ from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.link_test_stream import LinkTestStream
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.workers import Workers
+from prfaas.testing.line_relay import LineRelay
 from prfaas.tls import authority
 from prfaas.tls.files import TlsFiles, files_of
 
@@ -91,14 +92,10 @@ class End:
 
 
 class Pair:
-    """east sends to west; both have ``workers``, which carry all connections."""
+    """east sends to west; both have as many workers, which are to carry all connections."""
 
-    def __init__(self, security: Security, workers: int = 1, connections: int = 4) -> None:
-        self.workers = workers
-        self.west = End("west", security("west"), {}, workers)
-        to_west = PeerConfig(address=self.west.link.address, connections=connections)
-        self.east = End("east", security("east"), {"west": to_west}, workers)
-        wait_until(self.carried, "workers that carry all connections")
+    def __init__(self, west: End, east: End) -> None:
+        self.west, self.east = west, east
 
     def carried(self) -> bool:
         """All connections, by all workers."""
@@ -106,7 +103,7 @@ class Pair:
         east, west = self.east.link.states()[0], self.west.link.counters()
         open_now = (east.connections, west.incoming_connections)
         return (
-            all(end.workers.count == self.workers for end in ends)
+            all(end.workers.ready for end in ends)
             and all(open_now)
             and open_now == tuple(end.workers.connections for end in ends)
         )
@@ -150,6 +147,16 @@ def pairs() -> Iterator[list[Pair]]:
         pair.close()
 
 
+def carried_pair(
+    pairs: list[Pair], security: Security, workers: int = 1, connections: int = 4
+) -> Pair:
+    west = End("west", security("west"), {}, workers)
+    to_west = PeerConfig(address=west.link.address, connections=connections)
+    pairs.append(pair := Pair(west, End("east", security("east"), {"west": to_west}, workers)))
+    wait_until(pair.carried, "workers that carry all connections")
+    return pair
+
+
 @pytest.fixture(params=["plaintext", "tls"])
 def security(request: pytest.FixtureRequest, tmp_path: Path) -> Security:
     return plaintext if request.param == "plaintext" else _certificates(tmp_path)
@@ -167,8 +174,7 @@ def _certificates(directory: Path) -> Security:
 
 
 def test_workers_carry_everything(pairs: list[Pair], security: Security) -> None:
-    pair = Pair(security, 2)
-    pairs.append(pair)
+    pair = carried_pair(pairs, security, 2)
     pair.east.arena.view[:] = random.Random(1).randbytes(SIZE)
     assert pair.move("first") == "complete"
     assert pair.west.arena.view == pair.east.arena.view
@@ -176,12 +182,27 @@ def test_workers_carry_everything(pairs: list[Pair], security: Security) -> None
     wait_until(pair.carried, "workers that still carry all connections")
 
 
+def test_workers_get_a_connection_that_was_being_made_when_they_came_up(
+    pairs: list[Pair], security: Security
+) -> None:
+    """Both ends began it themselves; it is not open yet when they look for what to make anew."""
+    west = End("west", security("west"), {}, 1)
+    with LineRelay(west.link.address) as line:
+        line.hang()
+        to_west = PeerConfig(address=line.address, connections=1)
+        east = End("east", security("east"), {"west": to_west}, 1)
+        pairs.append(pair := Pair(west, east))
+        wait_until(lambda: east.workers.ready and west.workers.ready, "workers")
+        time.sleep(0.5)  # Both have looked.
+        line.mend()
+        wait_until(pair.carried, "workers that carry all connections")
+
+
 def test_transfers_survive_the_death_of_workers(pairs: list[Pair], security: Security) -> None:
     """What is on its way when one dies is at most the step that was added last, and again when
     what the agent then carries itself is given to another: no more than that may be sent again,
     however fast or slow this machine is."""
-    pair = Pair(security, 2)
-    pairs.append(pair)
+    pair = carried_pair(pairs, security, 2)
     pair.east.arena.view[:] = random.Random(2).randbytes(SIZE)
     killed = []
 
@@ -203,17 +224,17 @@ def test_transfers_survive_the_death_of_workers(pairs: list[Pair], security: Sec
 
 
 def test_workers_end_with_their_agent(pairs: list[Pair]) -> None:
-    pair = Pair(plaintext)
+    pair = carried_pair(pairs, plaintext)
     pids = [*pair.east.workers.pids(), *pair.west.workers.pids()]
     assert len(pids) == 2
+    pairs.remove(pair)
     pair.close()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_hang_up_ends_no_worker(pairs: list[Pair]) -> None:
     """A terminal that closes tells the whole group of its processes."""
-    pair = Pair(plaintext)
-    pairs.append(pair)
+    pair = carried_pair(pairs, plaintext)
     pids = pair.west.workers.pids()
     for pid in pids:
         os.kill(pid, signal.SIGHUP)
@@ -222,16 +243,14 @@ def test_a_hang_up_ends_no_worker(pairs: list[Pair]) -> None:
 
 
 def test_memory_that_workers_do_not_share_is_refused(pairs: list[Pair]) -> None:
-    pair = Pair(plaintext)
-    pairs.append(pair)
+    pair = carried_pair(pairs, plaintext)
     handle = pair.begin("t", lambda: None, lambda why: None)
     with pytest.raises(CallerError, match="the agent's arena only"):
         handle.add(0, memoryview(bytearray(8)), lambda: None)
 
 
 def test_a_link_test_needs_no_memory_of_the_arena(pairs: list[Pair]) -> None:
-    pair = Pair(plaintext)
-    pairs.append(pair)
+    pair = carried_pair(pairs, plaintext)
     pair.west.arena.view[:4] = b"kept"
     with LinkTestStream(pair.east.link, "west", STUCK_S) as stream:
         stream.wait_for_first_bytes(STUCK_S)
@@ -243,8 +262,7 @@ def test_a_link_test_needs_no_memory_of_the_arena(pairs: list[Pair]) -> None:
 
 def test_many_words_at_once_are_said_in_parts(pairs: list[Pair]) -> None:
     """Offers and their answers of more bytes than a message between processes may have."""
-    pair = Pair(plaintext, connections=1)
-    pairs.append(pair)
+    pair = carried_pair(pairs, plaintext, connections=1)
     lost = pair.east.link.counters().peers["west"].connections_lost
     name, count = "long" * 14, 3000
     handles = [pair.begin(f"{name}{n}", lambda: None, lambda why: None) for n in range(count)]
@@ -256,8 +274,7 @@ def test_many_words_at_once_are_said_in_parts(pairs: list[Pair]) -> None:
 
 
 def test_whom_workers_turn_away_is_counted_by_the_agent(pairs: list[Pair]) -> None:
-    pair = Pair(plaintext)
-    pairs.append(pair)
+    pair = carried_pair(pairs, plaintext)
     pair.west.link.reconfigure({}, frozenset())
     pair.east.link.reconfigure({}, frozenset())
     pair.east.link.set_peer("west", PeerConfig(address=pair.west.link.address))
@@ -318,8 +335,7 @@ def test_all_workers_together_say_once_a_second_whom_they_turn_away(
 
 def test_a_revoked_certificate_ends_what_workers_carry(pairs: list[Pair], tmp_path: Path) -> None:
     security = _certificates(tmp_path)
-    pair = Pair(security)
-    pairs.append(pair)
+    pair = carried_pair(pairs, security)
     authority.revoke(tmp_path, "east")
     assert pair.west.link.tls is not None
     files = files_of(tmp_path, "west")
@@ -338,8 +354,7 @@ def test_workers_outlive_a_certificate_that_is_being_exchanged(
     security = _certificates(tmp_path)
     files = files_of(tmp_path, "west")
     listed = TlsFiles(files.ca, files.cert, files.key, authority.renew_list(tmp_path))
-    pair = Pair(lambda name: listed if name == "west" else security(name))
-    pairs.append(pair)
+    pair = carried_pair(pairs, lambda name: listed if name == "west" else security(name))
     first, tls = pair.west.workers.pids(), pair.west.link.tls
     assert tls is not None
     key = files.key.read_bytes()
@@ -358,8 +373,7 @@ def test_workers_outlive_a_certificate_that_is_being_exchanged(
 
 def test_a_worker_that_cannot_read_the_certificates_ends(pairs: list[Pair], tmp_path: Path) -> None:
     """It would go on to trust whom the agent trusts no more."""
-    pair = Pair(_certificates(tmp_path))
-    pairs.append(pair)
+    pair = carried_pair(pairs, _certificates(tmp_path))
     first = set(pair.west.workers.pids())
     assert pair.west.link.tls is not None
     certificate = (tmp_path / "west.pem").read_bytes()

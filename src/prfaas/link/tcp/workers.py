@@ -41,8 +41,9 @@ def may_have_workers(config: TcpLinkConfig) -> bool:
 
 class Workers:
     """``tick`` from one thread; the rest from any. ``moved_bytes`` says what the link has moved so
-    far, both ways; ``spread`` is called when there are more workers than before: connections that
-    the agent serves itself should be made anew; ``lines``: as in `Worker`."""
+    far, both ways; ``spread`` is called when there are more workers than before, and each second
+    while connections that the agent began before may still come up: those that it serves itself
+    should be made anew; ``lines``: as in `Worker`."""
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Workers:
         self._tuner = WorkerTuner(fixed=config.workers, most=most)
         self._meter = _Meter()
         self._look_at = time.monotonic() + _LOOK_S
+        self._spread_until = 0.0
         self._scale(self._tuner.count)
 
     @property
@@ -133,7 +135,8 @@ class Workers:
         if self._tls is not None and self._tls.version != self._version:
             self._version = self._tls.version
             self._renew()
-        if now >= self._look_at:
+        looks = now >= self._look_at
+        if looks:
             self._look_at = now + _LOOK_S
             load = self._meter.load(self._living(), self._moved_bytes(), now)
             if load is not None:
@@ -143,6 +146,10 @@ class Workers:
         before, self._ready = self._ready, self.count
         if self._ready > before:
             self._level()
+            # A dial connects and introduces us, and each may take so long.
+            self._spread_until = now + 2 * self._config.handshake_timeout_s
+            self._spread()
+        elif looks and self._ready and now < self._spread_until:
             self._spread()
 
     def push_from(self, names: frozenset[str] | None) -> None:
