@@ -14,7 +14,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored
@@ -157,6 +157,12 @@ class Pools:
 
     def take(self, agent: str, news: CacheNews) -> None:
         """What an agent says."""
+        for _ in self.steps(agent, news):
+            pass
+
+    def steps(self, agent: str, news: CacheNews) -> Iterator[None]:
+        """The same, with a pause wherever many blocks were looked at. What the agent says next is
+        only taken when this has come to its end, or after `lost`."""
         if isinstance(news, KeyedWith):
             self._check_key(agent, news.key_id)
         elif agent in self._other_keys:
@@ -166,16 +172,15 @@ class Pools:
             if holding is None or not self._has_room(agent, news.prefix.block_tokens):
                 self._pass_over(agent)
             else:
-                holding.stored(news)
+                yield from holding.stored(news)
         elif isinstance(news, Evicted):
             part = news.transfer_id, news.rank, news.epoch
-            for holder, holding in self._holdings.items():
-                if holder.agent == agent:
-                    holding.evicted(part)
+            for holding in self._of_agent.get(agent, ()):
+                yield from holding.evicted(part)
         elif isinstance(news, Alive) and (news.disk_bytes_per_s or 0.0) >= 1.0:
             self.disk_rates[agent] = news.disk_bytes_per_s or 0.0
         for holding in self._of_agent.get(agent, ()):
-            holding.go_on()
+            yield from holding.go_on()
 
     def lost(self, agent: str) -> None:
         """It is not followed any more: what it has is not known."""
@@ -296,7 +301,10 @@ async def watch_cache(agent: AgentClient, pools: Pools) -> None:
                 async for news in told:
                     if pools.key_id != key_id:
                         break  # It may have been told under the key of before.
-                    pools.take(agent.name, news)
+                    for _ in pools.steps(agent.name, news):
+                        await asyncio.sleep(0)
+                        if pools.key_id != key_id:
+                            break
         except LocalFault as error:
             logger.warning("%s", error)
         except LinkError as error:

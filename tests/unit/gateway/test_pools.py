@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import types
+from collections.abc import AsyncGenerator
+from itertools import pairwise
+from typing import cast
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,6 +17,7 @@ from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored,
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.gateway import holdings, part_ends
 from prfaas.gateway import pools as pool_module
+from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.pools import Held, Holder, Pools
 from prfaas.gateway.prefix_matches import Matches, with_pools
@@ -213,6 +220,7 @@ def test_in_the_end_it_does_not_matter_how_much_is_taken_up_at_a_time(
     for at_once in (1, 1000):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(holdings, "_AT_ONCE", at_once)
+            patched.setattr(holdings, "_PIECE", at_once)
             found = pools(*turns)
             for number, where in moves:
                 turn = turns[number]
@@ -223,6 +231,60 @@ def test_in_the_end_it_does_not_matter_how_much_is_taken_up_at_a_time(
                 found.take("west", Alive())
         known.append(tiers(found))
     assert known[0] == known[1]
+
+
+def long_part(name: str, blocks: int) -> Stored:
+    tokens = [*range(1000, 1000 + BLOCK * blocks)]
+    return stored(name, len(tokens), tokens=tokens)
+
+
+async def test_a_part_of_many_blocks_is_taken_and_dropped_in_pieces() -> None:
+    """An agent may tell of one that has as many as a line has room for."""
+    part = long_part("x", 6000)
+    found, held, told = Pools(KEY, max_blocks=10_000, most_holders=4), [0], asyncio.Event()
+
+    async def news() -> AsyncGenerator[CacheNews, None]:
+        yield KeyedWith(key_id(KEY))
+        yield part
+        yield on_disk(part)  # of what lies in memory, nothing was taken up yet
+        yield part
+        yield on_disk(part)
+        yield Evicted("x", 0, 1)
+        told.set()
+        await asyncio.Event().wait()
+
+    agent = types.SimpleNamespace(name="west", cache_news=news)
+    watching = asyncio.create_task(pool_module.watch_cache(cast(AgentClient, agent), found))
+    while not told.is_set() and not watching.done():
+        await asyncio.sleep(0)
+        every = found._holdings.values()
+        holders = [holder for one in every for holder in (one._anywhere, one._memory) if holder]
+        held.append(sum(holder._index.blocks for holder in holders))
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert max(held) > 11_000
+    assert held[-1] == 0
+    assert max(abs(after - before) for before, after in pairwise(held)) <= 2048
+    found.index.check_integrity()
+
+
+def test_what_is_given_up_between_two_pieces_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(holdings, "_PIECE", 2)
+    for news in (stored("x", 20), on_disk(stored("x", 20)), Evicted("x", 0, 1)):
+        for pauses in range(1, 4):
+            found = pools(stored("y", 12))
+            if not isinstance(news, Stored):
+                found.take("west", stored("x", 20))
+            for _ in zip(range(pauses), found.steps("west", news), strict=False):
+                pass
+            found.lost("west")
+            assert match(found) == 0
+            found.take("west", stored("x", 20))
+            assert match(found) == 20
+            found.take("west", Evicted("x", 0, 1))
+            assert match(found) == 0
 
 
 def test_what_goes_before_it_is_taken_up_leaves_nothing_behind(
