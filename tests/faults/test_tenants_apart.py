@@ -550,11 +550,30 @@ async def test_no_tenant_sets_what_engines_and_the_gateway_say_to_each_other() -
             {"vllm_xargs": {"kv_transfer_params": "a text: vLLM takes it for an object"}},
             {"ec_transfer_params": {"image": {"peer_host": "10.0.0.5", "peer_port": 1}}},
             {"vllm_xargs": {"ec_transfer_params": "a text"}},
+            {"vllm_xargs": {"kv_cache_report_mode": "full"}},
         ):
             refused = await ask(client, MALLORY, **more)
             assert refused.status == 400, more
             assert "is set by the gateway" in refused.content
         assert (await ask(client, MALLORY, vllm_xargs={"session_id": "s"})).status == 200
+
+
+async def test_no_client_names_its_session_at_a_length_that_engines_remember_without_end() -> None:
+    """vLLM says the name with each change of its cache, and keeps ten thousand of these."""
+    mock = MockDeployment(gateway=TWO)
+    name = "s" * 2000
+    async with mock.running() as client:
+        await mock.ready()
+        for more in ({"session_id": name}, {"vllm_xargs": {"session_id": name}}):
+            refused = await ask(client, MALLORY, **more)
+            assert refused.status == 400
+            assert "session_id" in refused.content
+        assert (await ask(client, {**MALLORY, "X-Session-ID": name})).status == 200
+        named = {**MALLORY, "X-Session-ID": "short"}
+        assert (await ask(client, named, session_id="s")).status == 200
+        every = [r for engine in mock.engines.values() for r in engine.requests]
+        assert {headers.get("X-Session-ID") for _, _, headers in every} == {None, "short"}
+        assert {body.get("session_id") for _, body, _ in every} == {None, "s"}
 
 
 async def test_who_is_kept_apart_from_nobody_cannot_say_a_tenants_salt() -> None:
@@ -846,6 +865,38 @@ async def test_tokens_of_a_stream_that_have_no_events_count_as_well(
         assert answer.content.endswith("data: [DONE]\n\n")
         assert (usage.decode() in answer.content) is (asked is not None)
         assert (await ask(client, MALLORY, "a")).status == 429, "1,200 of 600 a minute"
+
+
+async def test_no_event_of_a_stream_that_is_left_has_as_many_tokens_as_its_client_says() -> None:
+    """vLLM gathers ``stream_interval`` of them; what a stream has that is left is its events."""
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], tokens_per_min: 600}
+"""
+    )
+
+    async def answers(request: web.Request, body: dict[str, Any], _: Any) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        gathered = body.get("stream_interval", 1)
+        for _ in range(1400 // gathered):
+            text = {"index": 0, "text": " a" * gathered}
+            await response.write(b"data: " + json.dumps({"choices": [text]}).encode() + b"\n\n")
+        await asyncio.Event().wait()
+        return response
+
+    for engine in mock.engines.values():
+        engine._answer = answers  # type: ignore[method-assign]
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"prompt": "a", "stream": True, "max_tokens": 2000, "stream_interval": 700}
+        async with client.post(COMPLETIONS, json=body, headers=MALLORY) as response:
+            words = 0
+            while words < 1400:
+                words += (await response.content.readany()).count(b" a")
+        await until(lambda: mock.gateway.requests.inflight == 0)
+        assert (await ask(client, MALLORY, "a")).status == 429, "1,400 of 600 a minute"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -46,6 +46,11 @@ _KEPT_BY_ENGINE = ("previous_response_id", "conversation")
 """Of a response: what they name is kept by one engine, where it is kept at all."""
 _NOT_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
 """What engines' connectors are told: where to fetch, and from whom."""
+_NOT_CLIENTS_EXTRAS = (*_NOT_CLIENTS, "kv_cache_report_mode")
+"""By the last an engine tells all that it has cached of a prompt again, each time it looks."""
+LONGEST_SESSION = 1024
+"""Bytes of the name of a client's session. An engine says it with each change of its cache, of
+which it remembers thousands."""
 _OF_THE_ANSWER = frozenset(
     {
         "n",
@@ -91,15 +96,7 @@ class RequestBody:
         self.dialect = dialect_of(endpoint)
         self.raw = raw
         self._fields = top_level(raw)
-        extra = self._value("vllm_xargs")
-        for name in _NOT_CLIENTS:
-            if bytes(self._fields.get(name, _NULL)) != b"null":
-                message = f"{name} is set by the gateway, not by its clients"
-                raise RequestRefused(400, message, param=name)
-            if isinstance(extra, dict) and name in extra:
-                # vLLM takes these for the same, whatever they are, and breaks over no object.
-                message = f"{name}, also in vllm_xargs, is set by the gateway"
-                raise RequestRefused(400, message, param="vllm_xargs")
+        self._check_claims()
         if endpoint == "/v1/responses" and says(self._fields.get("background")):
             message = "an answer that is made in the background can be asked for at no gateway"
             raise RequestRefused(400, f"background: {message}", param="background")
@@ -154,8 +151,12 @@ class RequestBody:
     def take_turns(self) -> None:
         """Have engines not put it before other tenants' for its ``priority``, which is for its
         tenant's own."""
-        if self._fields.pop("priority", None) is not None:
-            self.raw = msgspec.json.encode(self._fields)
+        self._drop("priority")
+
+    def have_tokens_told(self) -> None:
+        """Have no event of a stream wait for as many tokens as its client says: by events a stream
+        is counted that is left, and how fast its engine is."""
+        self._drop("stream_interval")
 
     def have_answer_counted(self) -> None:
         """Have an engine say at the end of a stream how many tokens it has: its events are
@@ -242,6 +243,28 @@ class RequestBody:
         if found:
             fields["kv_transfer_params"] = found
         return msgspec.json.encode(fields)
+
+    def _check_claims(self) -> None:
+        """Raise RequestRefused for what is not a client's to say."""
+        extra = self._value("vllm_xargs")
+        extra = extra if isinstance(extra, dict) else {}
+        for name in _NOT_CLIENTS:
+            if bytes(self._fields.get(name, _NULL)) != b"null":
+                message = f"{name} is set by the gateway, not by its clients"
+                raise RequestRefused(400, message, param=name)
+        for name in _NOT_CLIENTS_EXTRAS:
+            if name in extra:
+                # vLLM takes these for the same, whatever they are, and breaks over no object.
+                message = f"{name}, also in vllm_xargs, is set by the gateway"
+                raise RequestRefused(400, message, param="vllm_xargs")
+        named = memoryview(self._fields.get("session_id", _NULL)), extra.get("session_id")
+        if any(isinstance(n, memoryview | str) and len(n) > LONGEST_SESSION for n in named):
+            message = f"session_id has more than {LONGEST_SESSION} bytes"
+            raise RequestRefused(400, message, param="session_id")
+
+    def _drop(self, name: str) -> None:
+        if self._fields.pop(name, None) is not None:
+            self.raw = msgspec.json.encode(self._fields)
 
     def _prompts(self) -> int:
         """How many there are, embedded ones as well; a list of token ids is one."""

@@ -176,6 +176,8 @@ class ClientApi:
         body.whose = tenant.name
         if tenants.several:
             body.take_turns()
+        if tenants.several or tenant.config.tokens_per_min is not None:
+            body.have_tokens_told()
         body.belong_to(self._owner(tenant))
 
     def _owner(self, tenant: Tenant) -> str | None:

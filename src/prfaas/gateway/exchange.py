@@ -14,7 +14,7 @@ from aiohttp import web
 from prfaas.core.handoff import TRACEPARENT, RequestContext
 from prfaas.gateway.api_errors import ApiError, GatewayBug
 from prfaas.gateway.attempt_tasks import AttemptTasks
-from prfaas.gateway.body import LONGEST_UNSAID, RequestBody
+from prfaas.gateway.body import LONGEST_SESSION, LONGEST_UNSAID, RequestBody
 from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.prompts import Prompt
@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 _COMMENTS = "keepalive"
 
-_PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
+_SESSION = "X-Session-ID"
+_PASSED_ON = ("traceparent", "tracestate", "baggage", _SESSION)
 """Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
 
 
@@ -170,4 +171,6 @@ def _engine_headers(request_id: str, request: web.Request) -> dict[str, str]:
     """What of the request's headers goes with every request to an engine."""
     given = request.headers
     found = {k: given[k] for k in _PASSED_ON if k in given and given[k].isascii()}
+    if len(found.get(_SESSION, "")) > LONGEST_SESSION:
+        del found[_SESSION]
     return {"X-Request-Id": request_id, **found}
