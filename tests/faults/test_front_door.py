@@ -169,6 +169,26 @@ async def test_what_cannot_be_read_gets_an_openai_error(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.parametrize(
+    "ill",
+    [b"\x01", b"\rX", b"\nX-A\x01: b", b"\n folded", b"a" * 9000],
+    ids=["a control character", "half an end", "the next is none", "a fold", "too long"],
+)
+async def test_no_answer_quotes_a_head_that_is_none(ill: bytes) -> None:
+    """There may be a key in it, and others than who has sent it keep errors."""
+    mock = MockDeployment(keys=KEYS)
+    async with mock.running() as client:
+        url = (await client.get("/health")).url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        head = b"GET /v1/models HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer secret"
+        writer.write(head + ill + b"\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        assert b" 400 " in answer
+        assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]) > 10
+        assert b"secret" not in answer
+
+
 @asynccontextmanager
 async def open_door(mock: MockDeployment, tls: FrontTls) -> AsyncIterator[str]:
     async with serving_strangers(

@@ -8,6 +8,7 @@ wanted, a piece at a time: what came in one go may be tens of thousands of chunk
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -46,6 +47,8 @@ records of a byte, and a loop that reads all that there is deciphers megabytes o
 _BODY_S = 10.0
 """For the small ones that `read_body` is for."""
 _PIECE_BYTES = 64 * 1024
+_QUOTED = re.compile(r":?\s+b['\"]")
+"""Where aiohttp begins to quote a head, in which there may be a key."""
 
 
 class StrangersHandler(TakingTurns):
@@ -223,7 +226,7 @@ class StrangersHandler(TakingTurns):
         gone = isinstance(exc, ConnectionError) and (self._open is None or self._open.is_closing())
         if status >= 500 and not gone:
             return super().handle_error(request, status, exc, message)
-        said = " ".join((message or "this is no HTTP request").split())[:500]
+        said = " ".join(_QUOTED.split(message or "this is no HTTP request", 1)[0].split())[:500]
         error = {"message": said, "type": "invalid_request_error", "param": None, "code": status}
         response = web.Response(
             status=status,
