@@ -19,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prfaas.core.errors import InvariantError
+from prfaas.index.free_rows import FreeRows
 from prfaas.index.holder_sets import EMPTY, HolderSets
 from prfaas.index.keys import Keys, Place
 from prfaas.index.open_table import OpenTable, Rows
 from prfaas.index.segments import segments
 
 _USED, KEYED, _NAMED, _RECENT, _PINNED = 1, 2, 4, 8, 16
-_WINDOW = 8192
-"""Rows that are looked at together in search of a leaf."""
+_WINDOW, _FREED_AT_ONCE = 8192, 1024
+"""Rows that are looked at together in search of a leaf; that are let go in some milliseconds, where
+a million may have been there for one block."""
 NO_ROW, UNLIKE = -1, -2
 """UNLIKE: a row has half of that key; never by chance, only where somebody told wrong keys."""
 
@@ -54,7 +56,9 @@ class BlockTable:
         self._set_at, self._flags_at = self.sets.data, self._flags.data
         self._by_key = OpenTable(self._low, max_blocks)
         self._by_hash = OpenTable(self._hash, max_blocks)
-        self._freed, self._fresh, self._hand = array("I"), 0, 0
+        self._free, self._hand = FreeRows(), 0
+        self._unheld = array("I")
+        """Rows at which `_free_unheld` has stopped."""
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -138,11 +142,12 @@ class BlockTable:
         return changed
 
     def add_named(self, block_hash: int) -> int:
-        """A row of which only the hash is known, with no holders yet; NO_ROW if there is no room
-        for it."""
+        """A row of which only the hash is known, with no holders yet; NO_ROW without room."""
         if not self.make_room(1):
             return NO_ROW
-        row = self._take_one()
+        row = self._free.take_one()
+        self.blocks += 1
+        self.holder_sets.use(EMPTY, 1)
         self._parent_at[row], self._children_at[row] = NO_ROW, 0
         self._flags_at[row] = _USED | _RECENT | _NAMED
         self._hash_at[row] = block_hash
@@ -187,7 +192,9 @@ class BlockTable:
         fresh = np.ones(count, np.bool_)
         for position, row in adopted:
             rows[position], fresh[position] = row, False
-        new = rows[fresh] = self._take(int(fresh.sum()))
+        new = rows[fresh] = self._free.take(count - len(adopted))
+        self.blocks += len(new)
+        self.holder_sets.use(EMPTY, len(new))
         self._children[rows] = 0
         self._low[rows], self._high[rows] = keys
         self._by_key.add(rows)
@@ -218,13 +225,15 @@ class BlockTable:
     def make_room(self, count: int) -> int:
         """Evict until there is room for so many more rows; for how many there is at last."""
         looked_at = 0
+        while self.blocks + count > self.max_blocks and self.free_some():
+            pass
         while self.blocks + count > self.max_blocks and looked_at <= 2 * self.max_blocks + _WINDOW:
             looked_at += self._evict_near_hand(count)
         return min(count, self.max_blocks - self.blocks)
 
     def _evict_near_hand(self, count: int) -> int:
         """Evict leaves of the next window while that is needed; how many rows were looked at."""
-        window = slice(self._hand, min(self._hand + _WINDOW, self._fresh))
+        window = slice(self._hand, min(self._hand + _WINDOW, self._free.fresh))
         leaves = (self._flags[window] & _USED > 0) & (self._children[window] == 0)
         for row in (np.flatnonzero(leaves) + self._hand).tolist():
             if self._flags_at[row] & _RECENT:
@@ -237,7 +246,7 @@ class BlockTable:
                     self._hand = row
                     return 0
                 row = parent
-        self._hand = 0 if window.stop >= self._fresh else window.stop
+        self._hand = 0 if window.stop >= self._free.fresh else window.stop
         return max(1, window.stop - window.start)
 
     def _is_idle_leaf(self, row: int) -> bool:
@@ -253,26 +262,12 @@ class BlockTable:
         self.holder_sets.use(number, -1)
         self._free_unheld(row)
 
-    # -- rows -----------------------------------------------------------------------------------
-
-    def _take_one(self) -> int:
-        if not self._freed:
-            return int(self._take(1)[0])
-        self.blocks += 1
-        self.holder_sets.use(EMPTY, 1)
-        return self._freed.pop()
-
-    def _take(self, count: int) -> Rows:
-        again = min(count, len(self._freed))
-        rows = np.empty(count, np.int64)
-        if again:
-            rows[:again] = self._freed[len(self._freed) - again :]
-            del self._freed[len(self._freed) - again :]
-        rows[again:] = np.arange(self._fresh, self._fresh + count - again)
-        self._fresh += count - again
-        self.blocks += count
-        self.holder_sets.use(EMPTY, count)
-        return rows
+    def free_some(self) -> bool:
+        """Let go of some rows that are there for nobody any more; False where there are none."""
+        if not self._unheld:
+            return False
+        self._free_unheld(self._unheld.pop())
+        return True
 
     def _name(self, rows: Rows, hashes: NDArray[np.uint64]) -> None:
         self._hash[rows] = hashes
@@ -280,17 +275,22 @@ class BlockTable:
         self._flags[rows] |= _NAMED
 
     def _free_unheld(self, row: int) -> None:
-        """Let go of a row that nobody holds, and of ancestors that are there for it alone."""
+        """Let go of a row that nobody holds, and of ancestors that are there for it alone; of many
+        some, see `free_some`."""
+        least = self.blocks - _FREED_AT_ONCE
         while row != NO_ROW and self._set_at[row] == EMPTY and not self._children_at[row]:
             flags = self._flags_at[row]
             if not flags or flags & _PINNED:
+                return
+            if self.blocks <= least:
+                self._unheld.append(row)
                 return
             if flags & KEYED:
                 self._by_key.remove(row)
             if flags & _NAMED:
                 self._by_hash.remove(row)
             self._flags_at[row] = 0
-            self._freed.append(row)
+            self._free.give_back(row)
             self.blocks -= 1
             self.holder_sets.use(EMPTY, -1)
             row = self._parent_at[row]

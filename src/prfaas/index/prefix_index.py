@@ -114,9 +114,11 @@ class PrefixIndex:
         return found
 
     def tidy(self) -> bool:
-        """Make a little room ahead, or take a little of what cleared engines left out of memory;
-        False where nothing is left to do."""
+        """Take a little out of memory of what nobody holds any more, or cleared engines left there,
+        or make a little room ahead; False where nothing is left to do."""
         table = self._table
+        if table.free_some():
+            return True
         room, wanted = table.max_blocks - table.blocks, table.max_blocks // _RESERVED_PART
         if room < wanted:
             return table.make_room(min(wanted, room + _FREED_AT_ONCE)) > room

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from prfaas.index.cache_events import BlocksStored
 from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
@@ -76,6 +78,41 @@ def test_a_block_that_only_its_children_need_is_there_until_they_go() -> None:
     engine.removed(0, [12])
     assert index.blocks == 0
     index.check_integrity()
+
+
+def test_of_many_blocks_that_only_one_needed_some_go_at_a_time() -> None:
+    """Whoever tells that the last one goes after all before it has nobody wait."""
+    index = PrefixIndex(max_blocks=6000)
+    engine = index.engine("e")
+    prompt = list(range(10_000))
+    store(engine, prompt, 1)
+    engine.removed(0, list(range(1, 5000)))
+    assert index.blocks == 5000
+    engine.removed(0, [5000])
+    seen = [5000, index.blocks]
+    assert matched(index, prompt) == 0
+    while index.tidy():
+        seen.append(index.blocks)
+        index.check_integrity()
+    assert seen[-1] == 0
+    assert max(before - after for before, after in pairwise(seen)) <= 1024
+
+
+def test_blocks_that_are_still_to_go_make_room_first_and_are_held_again() -> None:
+    index = PrefixIndex(max_blocks=6000)
+    engine = index.engine("e")
+    prompt, other = list(range(10_000)), [7, *range(3, 6000)]
+    store(engine, other, 8000)
+    engine.removed(0, list(range(8000, 11_000)))
+    store(engine, prompt[:4000], 1)
+    assert index.blocks < 5000, "nobody holds the others"
+    store(engine, other[:1000], 20_000)
+    store(engine, prompt, 1)
+    assert (engine.blocks, matched(index, prompt), matched(index, other)) == (5500, 10_000, 1000)
+    index.check_integrity()
+    while index.tidy():
+        index.check_integrity()
+    assert (engine.blocks, matched(index, prompt), matched(index, other)) == (5500, 10_000, 1000)
 
 
 def test_a_cleared_engine_is_forgotten_at_once_and_its_memory_by_and_by() -> None:

@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from prfaas.index import matching, prefix_index
+from prfaas.index import block_table, matching, prefix_index
 from prfaas.index.cache_events import BlocksKeyed, BlocksStored
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
@@ -249,6 +249,7 @@ def test_sets_of_holders_have_bounds_whatever_engines_tell(
     most = 3000
     monkeypatch.setattr(prefix_index, "_SETS_BYTES", most)
     monkeypatch.setattr(prefix_index, "_SETS_BYTES_OF_BLOCK", 0)
+    monkeypatch.setattr(block_table, "_FREED_AT_ONCE", seed % 3 + 1)
     index, rng = PrefixIndex(max_blocks=48, max_engines=8), Random(seed)
     engines = [index.engine(str(number)) for number in range(4)]
     full = 0
