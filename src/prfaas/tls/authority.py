@@ -41,6 +41,13 @@ def create_authority(directory: Path, *, days: int = 3650) -> Path:
     the directory cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    with _alone(directory):
+        _create_authority(directory, days)
+    make_cache_key(directory)
+    return directory / CA_CERT
+
+
+def _create_authority(directory: Path, days: int) -> None:
     if (directory / CA_CERT).exists() or (directory / CA_KEY).exists():
         raise CallerError(
             f"{directory} has a CA already; use it with 'prfaas certs issue', "
@@ -62,8 +69,6 @@ def create_authority(directory: Path, *, days: int = 3650) -> Path:
     _write(directory / CA_KEY, _pem(key), secret=True)
     certificate = builder.sign(key, hashes.SHA256())
     _write(directory / CA_CERT, certificate.public_bytes(serialization.Encoding.PEM))
-    make_cache_key(directory)
-    return directory / CA_CERT
 
 
 def make_cache_key(directory: Path) -> Path:
@@ -261,7 +266,8 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Others that write there wait: of several that add to one list at a time, each would leave out
-    whom the others have."""
+    whom the others have; of two that make an authority, one would have the key and the other the
+    certificate."""
     held = os.open(directory, os.O_RDONLY)
     try:
         with suppress(OSError):  # Some file systems of other machines have no such locks.

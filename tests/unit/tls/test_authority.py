@@ -27,6 +27,31 @@ def test_a_second_authority_in_one_directory_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "ca-key.pem").stat().st_mode & 0o077 == 0
 
 
+def test_of_several_that_make_an_authority_at_a_time_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them said that they had, and the key was another's than the certificate."""
+    write = authority._write
+
+    def slowly(path: Path, *args: Any, **kwargs: Any) -> None:
+        time.sleep(0.05)
+        write(path, *args, **kwargs)
+
+    def create(_: int) -> Path | CallerError:
+        try:
+            return authority.create_authority(tmp_path)
+        except CallerError as error:
+            return error
+
+    monkeypatch.setattr(authority, "_write", slowly)
+    with ThreadPoolExecutor() as several:
+        made = list(several.map(create, range(4)))
+    refused = [str(each) for each in made if isinstance(each, CallerError)]
+    assert len(refused) == 3
+    assert all("has a CA already" in each for each in refused)
+    authority.issue(tmp_path, "east")  # the key is the certificate's
+
+
 def test_a_certificate_carries_its_agents_name(tmp_path: Path) -> None:
     authority.create_authority(tmp_path)
     files = authority.issue(tmp_path, "east.example-1")
