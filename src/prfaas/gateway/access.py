@@ -119,6 +119,7 @@ class Access:
         self.connections = connections()
         self._metrics, self._taken = metrics, asyncio.Event()
         self._asks_nobody = deployment.gateway.asks_nobody
+        self._expiries: dict[str, Expiry] = {}
         self._tell(read.expiries, read.lack)
         self.tls = None if read.tls is None else FrontTls(read.tls)
         self.admin_tls = None if read.admin_tls is None else FrontTls(read.admin_tls)
@@ -177,6 +178,8 @@ class Access:
             context.opened = self._opened
 
     def _tell(self, expiries: dict[str, Expiry], lack: Lack | None) -> None:
+        for file in self._expiries.keys() - expiries.keys():
+            self._metrics.certificate_expires.remove(file)
         self._expiries, self._lack = expiries, lack
         for file, expiry in expiries.items():
             self._metrics.certificate_expires.labels(file).set(expiry.at)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from prfaas.core.deployment import Deployment, parse_deployment
@@ -92,6 +93,22 @@ async def test_what_runs_out_is_told_of_certificates_that_are_taken_while_their_
     warning.cancel()
     with suppress(asyncio.CancelledError):
         await warning
+
+
+async def test_nothing_is_told_of_a_file_that_has_left_the_deployment(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    for name in ("g", "f", "b"):
+        issue(tmp_path, name)
+    revoke(tmp_path, "b")
+    found, metrics = deployment(tmp_path), GatewayMetrics()
+    access, own = Access(found, metrics), found.gateway.agent_tls
+    assert own is not None
+    no_list = msgspec.structs.replace(own, crl=None)
+    without = found.with_gateways(lambda g: msgspec.structs.replace(g, agent_tls=no_list))
+    for taken, files in ((without, set()), (found, {"agent_crl"}), (without, set())):
+        access.take(read_access(taken))
+        told = {file for (file,) in metrics.certificate_expires._metrics}
+        assert told == {"certificate", "agent_certificate", "agent_ca", *files}
 
 
 async def test_who_ends_in_the_turn_in_which_files_are_taken_ends(tmp_path: Path) -> None:
