@@ -21,6 +21,9 @@ from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
 from prfaas.index.matching import CHAINED_KINDS
 from prfaas.index.words import BlockHash, word_of
 
+_MOST_BLOCKS = 1 << 23
+"""Of one engine, in blocks of 16 tokens 128 million: none has room for so many. Whose removals are
+lost would be remembered without end."""
 _AT_ONCE = 2048
 """Blocks of one piece of a snapshot: 50 KB."""
 _PORTION = 8192
@@ -72,6 +75,9 @@ class KeyedBlocks:
 
     def stored(self, event: BlocksStored) -> KeyedEvent | None:
         """Blocks were cached; what is to be told, None where they could not be placed."""
+        if max(self.blocks, len(self._placed)) + len(event.hashes) > _MOST_BLOCKS:
+            self.unplaced_blocks_total += len(event.hashes)
+            return None
         chained = event.kind in CHAINED_KINDS
         names = [self._name(block_hash) for block_hash in event.hashes]
         if chained and self._block_tokens is None:

@@ -139,6 +139,27 @@ def test_what_cannot_be_placed_is_counted_and_not_told() -> None:
     assert list(agent.snapshot())[1].names == agent.removed(0, [2**63]).names
 
 
+def test_of_whose_removals_are_lost_no_more_is_remembered_than_there_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks that are held, and those before them that nobody holds."""
+    monkeypatch.setattr(module, "_MOST_BLOCKS", 3)
+    agent = KeyedBlocks(BlockHasher(SECRET), SECRET)
+    assert agent.stored(stored(0, 2)) is not None
+    assert agent.stored(stored(2, 2)) is None
+    assert agent.stored(stored(2, 1)) is not None
+    agent.removed(0, stored(0, 2).hashes)
+    assert agent.blocks == 1
+    assert agent.stored(stored(3, 1)) is None
+    assert agent.stored(stored(0, 1, group=1, kind="mamba")) is None
+    assert agent.unplaced_blocks_total == 4
+    agent.removed(0, stored(2, 1).hashes)
+    assert agent.stored(stored(0, 3)) is not None
+    for number in range(4):
+        agent.stored(stored(number, 1, group=1, kind="mamba"))
+    assert agent.blocks == 3
+
+
 def test_an_index_counts_what_makes_no_sense() -> None:
     engine = PrefixIndex(max_blocks=100, seed=SECRET).engine("e")
     good = KeyedBlocks(BlockHasher(SECRET), SECRET).stored(stored(0, 3))
