@@ -47,6 +47,8 @@ _REGISTER_TIMEOUT_S = 5.0
 _ACCEPT_PAUSE_S = 0.2
 """Until the next is accepted, where no descriptor is left."""
 _READ_BYTES = 256 * 1024
+_MOST_UNREAD = 64 * 1024 * 1024
+"""Bytes of answers, in which hundreds of the largest fit: who asks on and reads none is dropped."""
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -182,7 +184,8 @@ class EngineServer:
 
         self._tell[number] = tell
         try:
-            if not await self._listen_to(reader, number, engine):
+            unread = writer.transport.get_write_buffer_size
+            if not await self._listen_to(reader, unread, number, engine):
                 # Its slots are ours again only when it has stopped using them: see `messages`.
                 writer.write_eof()
                 while await reader.read(_READ_BYTES):
@@ -194,13 +197,18 @@ class EngineServer:
                 await writer.wait_closed()
             log.info("engine gone engine=%s connection=%d", engine, number)
 
-    async def _listen_to(self, reader: asyncio.StreamReader, number: int, engine: str) -> bool:
-        """Obey the engine to its end of the stream; False if it must be dropped before."""
+    async def _listen_to(
+        self, reader: asyncio.StreamReader, unread: Callable[[], int], number: int, engine: str
+    ) -> bool:
+        """Obey the engine to its end of the stream; False if it must be dropped before. ``unread``:
+        bytes that it was told and has not read."""
         frames = FrameBuffer(EngineError)
         try:
             while data := await reader.read(_READ_BYTES):
                 for body in frames.feed(data):
                     self._obey(number, decode_from_engine(body))
+                    if unread() > _MOST_UNREAD:
+                        raise EngineError(f"it has not read {_MOST_UNREAD >> 20} MiB of answers")
         except OSError:
             raise
         except Exception as error:

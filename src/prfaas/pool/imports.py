@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from prfaas.core.errors import InvariantError
+from prfaas.core.errors import EngineError, InvariantError
 from prfaas.core.extents import Extent
 from prfaas.pool.books import Books
 from prfaas.pool.effects import AnswerImport, FailImport
@@ -18,6 +18,11 @@ from prfaas.pool.receptions import Receptions
 UNKNOWN_WAIT_S = 1.0
 """How long an import waits for a transfer nobody has announced. The gateway submits a request when
 its transfer is complete, so this only covers a race."""
+
+
+_MOST_WAITING = 2048
+"""Imports of one transfer that wait for one connection: a rank reads 1,024 parts at most, and opens
+each once until that is answered. Who waits for a transfer that is not known is answered soon."""
 
 
 class _Waiting(NamedTuple):
@@ -46,10 +51,13 @@ class Imports:
         return any(owner == connection and name == transfer_id for owner, name, _ in self._open)
 
     def opened(self, event: ImportOpened) -> None:
-        """Answered when the transfer is all here, or will never be."""
+        """Answered when the transfer is all here, or will never be. Raises EngineError for one that
+        is opened again and again."""
         entry = self._books.engines.of(event.connection)
-        waiting = _Waiting(event, entry, self._books.now + UNKNOWN_WAIT_S)
-        self._waiting.setdefault(event.transfer_id, []).append(waiting)
+        others = self._waiting.setdefault(event.transfer_id, [])
+        if sum(w.request.connection == event.connection for w in others) >= _MOST_WAITING:
+            raise EngineError(f"transfer {event.transfer_id} was opened {_MOST_WAITING} times")
+        others.append(_Waiting(event, entry, self._books.now + UNKNOWN_WAIT_S))
         self.look_again(event.transfer_id)
 
     def closed(self, event: ImportClosed) -> None:

@@ -10,6 +10,9 @@ from prfaas.pool.books import Books
 from prfaas.pool.effects import GrantSlots, ServeLeases
 from prfaas.pool.events import LeasesCameDue, SlotsRequested, SlotsReturned
 
+_MOST_WAITING = 64
+"""Requests of one connection: an engine asks for no more before it was answered."""
+
 
 class _Waiting(NamedTuple):
     connection: int
@@ -37,9 +40,12 @@ class Leases:
         return len(self._waiting)
 
     def requested(self, event: SlotsRequested) -> None:
-        """Joins the line; `serve` grants."""
+        """Joins the line; `serve` grants. Raises EngineError for what is no number of slots, and
+        from who stands there too often."""
         if event.count <= 0:
             raise EngineError(f"{event.count} slots were asked for")
+        if sum(w.connection == event.connection for w in self._waiting) >= _MOST_WAITING:
+            raise EngineError(f"slots were asked for {_MOST_WAITING} times before any came free")
         if not self._waiting:
             self._still_since = self._books.now
         most = max(1, self._books.slots.export_slots // 2)

@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from prfaas.agent import service
+from prfaas.agent import engine_server, service
 from prfaas.agent.no_link import NoLink
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import AgentSettings, settings_for
@@ -34,6 +34,7 @@ from prfaas.engine_socket.lent import Import
 from prfaas.engine_socket.messages import (
     LeaseSlots,
     OpenImport,
+    OpenLoad,
     RegisterEngine,
     ReturnSlots,
 )
@@ -502,6 +503,23 @@ async def test_returning_a_slot_that_was_never_lent_drops_the_engine(stage: Stag
     writer.close()
     await writer.wait_closed()
     await settled(lambda: stage.west.driver.snapshot().slots.leased == 0)
+
+
+async def test_an_engine_that_asks_on_and_reads_no_answer_is_dropped(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_server, "_MOST_UNREAD", 1 << 20)
+    reader, writer = await asyncio.open_unix_connection(str(stage.run / "w"))
+    writer.write(encode(RegisterEngine("pdd", mock_layout(), 1)))
+    assert b"Registered" in await reader.read(4096)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    for load in range(40_000):
+        writer.write(encode(OpenLoad(load, 0, 16, 16, (bytes(16),))))
+    await settled(lambda: "it has not read 1 MiB of answers" in caplog.text)
+    assert stage.west.driver.snapshot().counters.loads_failed < 40_000
+    writer.transport.abort()
+    await settled(lambda: not stage.west.driver.snapshot().engines)
+    await stage.engine("pdd")
 
 
 async def test_a_dropped_engine_is_told_nothing_more(stage: Stage) -> None:

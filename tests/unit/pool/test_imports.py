@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent
 from prfaas.link.api import TransferKey
+from prfaas.pool import imports
 from prfaas.pool.effects import AnswerImport, FailImport
 from prfaas.pool.events import (
     ConnectionClosed,
@@ -39,6 +41,21 @@ def test_answered_when_the_transfer_is_complete(rig: PoolRig) -> None:
     )
     assert rig.open("x", SLOT + 5) == [AnswerImport(2, "x", (Extent(0, 0, SLOT + 5),))]
     assert rig.pool.snapshot().imports == 1
+
+
+def test_what_is_opened_again_and_again_before_it_is_here_is_the_engines_fault(
+    rig: PoolRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "_MOST_WAITING", 3)
+    key = rig.accepted("x", SLOT)
+    for _ in range(3):
+        assert rig.open("x", SLOT) == []
+    with pytest.raises(EngineError, match="transfer x was opened 3 times"):
+        rig.open("x", SLOT)
+    assert rig.open("y", SLOT) == [], "another"
+    rig.say(RangeStored(key, 0, SLOT))
+    assert len(rig.say(TransferReceived(key))) == 3
+    assert len(rig.open("x", SLOT)) == 1
 
 
 def test_how_often_it_was_read_is_told_once_a_rank_has_ended_as_it_should(rig: PoolRig) -> None:

@@ -53,6 +53,17 @@ def test_a_request_for_nothing_is_the_engines_fault(rig: PoolRig, count: int) ->
         rig.say(SlotsRequested(1, count))
 
 
+def test_who_asks_again_and_again_before_it_was_answered_is_at_fault(rig: PoolRig) -> None:
+    for _ in range(2 + 64):  # Two are answered.
+        rig.say(SlotsRequested(1, 2))
+    with pytest.raises(EngineError, match="64 times"):
+        rig.say(SlotsRequested(1, 2))
+    rig.say(SlotsRequested(2, 2))
+    assert rig.pool.snapshot().lease_waiters == 65
+    rig.say(SlotsReturned(1, (0,)))
+    rig.say(SlotsRequested(1, 2))
+
+
 def test_what_the_link_releases_is_granted_together(rig: PoolRig) -> None:
     key = rig.send("x", 4 * SLOT)
     for flat in range(0, 4 * SLOT, SLOT):
