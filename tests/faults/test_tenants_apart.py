@@ -20,7 +20,7 @@ from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.core.gateway_sessions import Renewal
-from prfaas.gateway import bodies, client_api
+from prfaas.gateway import bodies, client_api, facts
 from prfaas.gateway.body import tenant_salt
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.usage import Counts, counts_in
@@ -937,6 +937,32 @@ async def test_tokens_of_a_whole_answer_that_are_not_shown_count_as_well() -> No
         assert answer.status == 200
         assert len(answer.content) < 1000
         assert (await ask(client, MALLORY, "a")).status == 429, "1,200 of 600 a minute"
+
+
+async def test_a_prompt_counts_that_its_engine_took_long_to_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM computes all of an answer in which a number of its request is said again that JSON has
+    no word for, such as 1e999 in a schema, and says 400 then."""
+    monkeypatch.setattr(facts, "LOOKED_AT_S", 0.05)
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], tokens_per_min: 600}
+"""
+    )
+
+    async def refuses(*_: Any) -> web.Response:
+        await asyncio.sleep(0.1)
+        return mock_engine._error(400, "Out of range float values are not JSON compliant")
+
+    for engine in mock.engines.values():
+        engine._answer = refuses  # type: ignore[method-assign]
+    async with mock.running() as client:
+        await mock.ready()
+        for status in (400, 429):
+            answer = await ask(client, MALLORY, "x" * 4800, echo=True, max_tokens=1)
+            assert answer.status == status, answer.content
 
 
 async def test_a_key_is_exchanged_while_its_tenant_is_answered(tmp_path: Path) -> None:

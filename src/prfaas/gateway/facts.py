@@ -17,6 +17,9 @@ from prfaas.scheduler.journal import RequestEnded
 
 _FULL = ("rate_limit_error", "service_unavailable_error")
 """Outcomes."""
+LOOKED_AT_S = 2.0
+"""An engine that refuses what it has looked at does so in less. One that took longer may have
+computed all of it: vLLM says 400 as well where it cannot write its own answer."""
 _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 
@@ -89,10 +92,17 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     def refused(self) -> bool:
         """Whether its client was told that it is not answered, before anything was computed: a
         prefill engine is not told what the engine that is to answer may refuse."""
-        if self.prefill_started_s is not None:
+        if self.prefill_started_s is not None or self._took_s > LOOKED_AT_S:
             return False
         full = self.outcome in _FULL and self.first_token_s is None
         return full or self.outcome == "refused"
+
+    @property
+    def _took_s(self) -> float:
+        """How long the engine that answers took to its first word, be it a refusal."""
+        if self.first_token_s is None or self.decode_started_s is None:
+            return 0.0
+        return self.first_token_s - self.decode_started_s
 
     @property
     def uncached_tokens(self) -> int | None:

@@ -77,6 +77,10 @@ def test_who_has_begun_to_get_an_answer_was_not_refused() -> None:
         assert found.refused is refused, outcome
     found.outcome, found.first_token_s = "service_unavailable_error", 1.0
     assert not found.refused, "the gateway ended in the middle of it"
+    found.outcome, found.decode_started_s = "refused", 0.5
+    assert found.refused
+    found.first_token_s = 4.0
+    assert not found.refused, "it may have been computed"
 
 
 def test_no_more_is_hidden_than_was_handed_over() -> None:
