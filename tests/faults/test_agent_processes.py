@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from prfaas.launch.addresses import free_address
+from prfaas.testing.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -114,13 +115,6 @@ class Rank(Process):
         return self.read()
 
 
-def until(condition: Any) -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.01)
-
-
 class Site:
     """Two agents and three mock engine ranks as processes."""
 
@@ -152,7 +146,7 @@ class Site:
     def free(self) -> None:
         """Every slot of both agents is free again."""
         for agent in (self.east, self.west):
-            until(lambda a=agent: a.slots().get("free") == SLOTS)
+            until(lambda a=agent: a.slots().get("free") == SLOTS)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +185,7 @@ def test_engines_killed_mid_way_leave_nothing(site: Site) -> None:
     site.works()
     site.free()
     for agent, (fds, threads) in zip((site.east, site.west), before, strict=True):
-        until(lambda a=agent, f=fds: a.usage()[0] <= f)
+        until(lambda a=agent, f=fds: a.usage()[0] <= f)  # type: ignore[misc]
         assert agent.usage()[1] <= threads
 
 

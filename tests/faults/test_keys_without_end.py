@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.testing.link_kit import MemorySink
+from prfaas.testing.waiting import until
 from prfaas.tls import authority
 from prfaas.tls.context import peer_context, server_context
 from prfaas.tls.files import TlsFiles
@@ -34,13 +34,6 @@ from prfaas.tls.pace import Pace
 
 KEYS, RECORDS = 150_000, 30_000
 """A second or so of whoever reads them; half of one."""
-
-
-def wait_until(reached: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + 60.0
-    while not reached():
-        assert time.monotonic() < until, what
-        time.sleep(0.01)
 
 
 class Rekeying:
@@ -79,7 +72,7 @@ def test_who_does_so_at_a_kv_link_keeps_nobody_out(tmp_path: Path, workers: int)
     links = [link]
     try:
         if (found := link.workers) is not None:
-            wait_until(lambda: found.ready, "the worker")
+            until(lambda: found.ready, "the worker")
         hostile = Rekeying(link.address, east)
 
         def has_ended() -> bool:
@@ -90,11 +83,11 @@ def test_who_does_so_at_a_kv_link_keeps_nobody_out(tmp_path: Path, workers: int)
             return ended
 
         with hostile.sock:
-            wait_until(has_ended, "its end")
+            until(has_ended, "its end")
             peers = {"west": PeerConfig(address=link.address)}
             config = TcpLinkConfig(name="other", security=other, peers=peers)
             links.append(TcpLink(config, MemorySink()))
-            wait_until(lambda: link.counters().incoming_connections, "the other")
+            until(lambda: link.counters().incoming_connections, "the other")
     finally:
         for each in reversed(links):
             each.close()

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from prfaas.link.tcp.link_test_stream import LinkTestStream
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.workers import Workers
 from prfaas.testing.line_relay import LineRelay
+from prfaas.testing.waiting import until
 from prfaas.tls import authority
 from prfaas.tls.files import TlsFiles, files_of
 
@@ -38,11 +40,7 @@ STUCK_S = 120.0
 Security = Callable[[str], TlsFiles | Plaintext]
 
 
-def wait_until(reached: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + STUCK_S
-    while not reached():
-        assert time.monotonic() < until, what
-        time.sleep(0.01)
+wait_until = partial(until, within_s=STUCK_S)
 
 
 class End:

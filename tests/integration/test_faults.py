@@ -8,8 +8,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import pytest
 
 from prfaas.launch.commands import installed_vllm
 from prfaas.link.protocol.receiving_end import PEER_GRACE_S
-from prfaas.testing.calling import Answer, call
+from prfaas.testing.calling import Answer, call, metric
 from prfaas.testing.comparing import ANSWER_TOKENS, assert_same_or_near_tie, complete, greedy
 from prfaas.testing.measuring import prompt, seconds_for
 from prfaas.testing.running import unused_engines
+from prfaas.testing.waiting import until
 
 pytestmark = pytest.mark.engine
 
@@ -82,19 +83,6 @@ def patience(stacks: Any) -> Patience:
     return found
 
 
-def until(condition: Callable[[], Any], within_s: float, what: str) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
-
-
-def metric(url: str, name: str) -> float:
-    """Sum of a metric's samples."""
-    lines = call(f"{url}/metrics").body.decode().splitlines()
-    return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.split("{")[0].split(" ")[0] == name)
-
-
 def unused_slots(gdn: Any, cluster: str) -> float:
     """Free, or cached and not read: as good as free."""
     lines = call(f"{gdn.running.admin(cluster)}/metrics").body.decode().splitlines()
@@ -154,17 +142,18 @@ def descriptors(gdn: Any) -> int:
 @pytest.fixture
 def healthy(gdn: Any, patience: Patience) -> Any:
     settle_s = patience.settle_s
-    until(lambda: whole(gdn), settle_s, "not whole before the test")
+    settles = partial(until, within_s=settle_s)
+    settles(lambda: whole(gdn), "not whole before the test")
     memory, running, files = orphaned_shared_memory(), processes(gdn), descriptors(gdn)
     yield gdn
-    until(lambda: whole(gdn), settle_s, "something was left behind or did not come back")
-    until(lambda: orphaned_shared_memory() <= memory, settle_s, "shared memory was left behind")
-    until(lambda: processes(gdn) == running, settle_s, "processes were left behind")
+    settles(lambda: whole(gdn), "something was left behind or did not come back")
+    settles(lambda: orphaned_shared_memory() <= memory, "shared memory was left behind")
+    settles(lambda: processes(gdn) == running, "processes were left behind")
     # A link in trouble tries more connections, and closes them after a minute without work.
     until(
         lambda: descriptors(gdn) <= files + KEPT_OPEN,
-        LINK_IDLE_S + settle_s,
         "file descriptors were left behind",
+        within_s=LINK_IDLE_S + settle_s,
     )
 
 
@@ -180,7 +169,7 @@ def in_flight(
 ) -> Future[Answer]:
     """The prompt sent, and its KV cache on its way."""
     asked = pool.submit(call, f"{gdn.gateway(route)}/v1/completions", greedy(gdn.model, ids))
-    until(lambda: exporting(gdn) or asked.done(), HANG_S, "the hand-off did not begin")
+    until(lambda: exporting(gdn) or asked.done(), "the hand-off did not begin", within_s=HANG_S)
     assert not asked.done()
     return asked
 
@@ -222,7 +211,7 @@ def test_the_gateway_is_killed(healthy: Any, patience: Patience) -> None:
         for pid in healthy.running.pids("gateway"):
             os.kill(pid, signal.SIGKILL)
         assert isinstance(asked.exception(), OSError)
-    until(lambda: whole(healthy), patience.settle_s, "what it held was not let go of")
+    until(lambda: whole(healthy), "what it held was not let go of", within_s=patience.settle_s)
     answer = call(f"{healthy.running.url}/v1/completions", greedy(healthy.model, ids))
     assert answer.status == 200, answer.body
     assert_right(healthy, ids, answer)
@@ -290,12 +279,12 @@ def test_the_client_goes_away(healthy: Any, patience: Patience) -> None:
             b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n" % len(payload) + payload
         )
-        until(lambda: exporting(healthy), HANG_S, "the hand-off did not begin")
+        until(lambda: exporting(healthy), "the hand-off did not begin", within_s=HANG_S)
     east = healthy.running.engine("east-prefill").url
     until(
         lambda: metric(east, "vllm:num_requests_running") == 0 and not exporting(healthy),
-        patience.undisturbed_s + WATCH_S,
         "the request went on without its client",
+        within_s=patience.undisturbed_s + WATCH_S,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prfaas.testing.calling import Answer, call
+from prfaas.testing.calling import Answer, call, metric
 from prfaas.testing.comparing import assert_same_or_near_tie, greedy
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import SecondGateway
@@ -46,10 +46,7 @@ def changes(url: str) -> str:
 
 def believed_rate(gateway: SecondGateway) -> float:
     """Bytes a second, of the only line."""
-    name = "prfaas_scheduler_line_rate_bytes_per_second{"
-    lines = call(f"{gateway.url}/metrics").body.decode().splitlines()
-    (sample,) = [line for line in lines if line.startswith(name)]
-    return float(sample.split()[-1])
+    return metric(gateway.url, "prfaas_scheduler_line_rate_bytes_per_second")
 
 
 def route_of(answer: Answer) -> str:

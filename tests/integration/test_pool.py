@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Collection
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,16 +23,18 @@ from prfaas.core.prefixes import chain, root_digest
 from prfaas.engine_socket.client import AgentClient
 from prfaas.gateway.feeds import cache_key
 from prfaas.index.keyed_prefixes import KeyedPrefixes
-from prfaas.testing.calling import Answer, call, shown_to
+from prfaas.testing import waiting
+from prfaas.testing.calling import Answer, call, metric, shown_to
 from prfaas.testing.comparing import assert_same_or_near_tie, greedy
 from prfaas.testing.measuring import prompt
+from prfaas.testing.running import RunningDeployment
 from prfaas.vllm_plugin.prefix_names import weights_identity
 
 pytestmark = pytest.mark.engine
 
 LENGTHS = {"gdn": 1200, "sliding_window": 1200, "dense": 3000, "mla": 1200}
-RESTART_S = 300.0
-"""Ends what never happens."""
+until = partial(waiting.until, within_s=300.0)
+"""Or it never happens."""
 
 
 def ask(url: str, model: str, ids: list[int], **more: Any) -> Answer:
@@ -50,27 +52,13 @@ def loaded_tokens(answer: Answer) -> int:
     return int(answer.headers.get("x-prfaas-pool-tokens", 0))
 
 
-def metric(url: str, name: str, **labels: str) -> float:
-    lines = call(f"{url}/metrics").body.decode().splitlines()
-    wanted = [f'{key}="{value}"' for key, value in labels.items()]
-    found = [x for x in lines if x.split("{")[0].split(" ")[0] == name]
-    return sum(float(x.rsplit(" ", 1)[1]) for x in found if all(w in x for w in wanted))
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + RESTART_S
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
-
-
-def pids(running: Any, engine: str, unknown: list[int]) -> list[int]:
-    """``unknown`` where nothing runs of it now."""
+def is_replaced(running: RunningDeployment, name: str, before: Collection[int]) -> bool:
+    """Whether ``name`` runs, and in none of these processes."""
     try:
-        found: list[int] = running.pids(engine)
+        now = running.pids(name)
     except KeyError:
-        return unknown
-    return found or unknown
+        return False
+    return bool(now) and not set(now) & set(before)
 
 
 def restart(running: Any, engine: str) -> None:
@@ -78,7 +66,7 @@ def restart(running: Any, engine: str) -> None:
     before = running.pids(engine)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not set(before) & set(pids(running, engine, before)), "it was not replaced")
+    until(lambda: is_replaced(running, engine, before), "it was not replaced")
     until(running.ready, f"{engine} did not come back")
 
 

@@ -13,11 +13,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from string import Template
 
 import pytest
-from tests.integration.test_pool import LENGTHS, ask, cached, choice, loaded_tokens, metric, until
+from tests.integration.test_pool import (
+    LENGTHS,
+    ask,
+    cached,
+    choice,
+    is_replaced,
+    loaded_tokens,
+    until,
+)
 from xxhash import xxh3_64_intdigest
 
 from prfaas.agent.spill_directory import file_system
@@ -32,6 +41,7 @@ from prfaas.pool.spill_format import (
     encode_head,
     pack_checksums,
 )
+from prfaas.testing.calling import metric
 from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import PlainEngine, RunningDeployment, compared, engine_args_here
@@ -114,17 +124,10 @@ def _play(running: RunningDeployment, plain: PlainEngine, disk: Path, kind: str)
 def kill(running: RunningDeployment, *names: str) -> None:
     """kill -9 of them together; each is replaced."""
     before = {name: running.pids(name) for name in names}
-    for pid in (pid for pids in before.values() for pid in pids):
+    for pid in (pid for killed in before.values() for pid in killed):
         os.kill(pid, signal.SIGKILL)
-    for name, pids in before.items():
-        until(lambda: not set(pids) & set(_pids(running, name, pids)), f"{name} was not replaced")  # noqa: B023
-
-
-def _pids(running: RunningDeployment, name: str, unknown: list[int]) -> list[int]:
-    try:
-        return running.pids(name) or unknown
-    except KeyError:
-        return unknown
+    for name, killed in before.items():
+        until(partial(is_replaced, running, name, killed), f"{name} was not replaced")
 
 
 def tiers(admin: str) -> dict[str, int]:

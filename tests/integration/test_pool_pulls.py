@@ -21,9 +21,9 @@ from string import Template
 from typing import Any
 
 import pytest
-from tests.integration.test_pool import ask, cached, choice, loaded_tokens, metric, until, zero
+from tests.integration.test_pool import ask, cached, choice, is_replaced, loaded_tokens, until, zero
 
-from prfaas.testing.calling import call
+from prfaas.testing.calling import call, metric
 from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import Compared, RunningDeployment, compared, engine_args_here
@@ -109,7 +109,7 @@ def test_what_another_machine_has_cached_is_loaded(
     # The first machine's agent is killed: its cache is gone, and the east has the prompt still.
     (agent,) = running.pids("west-1-agent")
     os.kill(agent, signal.SIGKILL)
-    until(lambda: agent not in _pids(running, "west-1-agent", [agent]), "it was not replaced")
+    until(lambda: is_replaced(running, "west-1-agent", [agent]), "it was not replaced")
     until(running.ready, "the deployment did not come back")
     until(lambda: _links(running, "east") == 2, "the line did not come back")
     before = copied(east)
@@ -119,13 +119,6 @@ def test_what_another_machine_has_cached_is_loaded(
     ask(plain.url, model, prompts["far"])
     stock = ask(plain.url, model, prompts["far"])
     assert_same_or_near_tie(choice(far), choice(stock))
-
-
-def _pids(running: RunningDeployment, name: str, unknown: list[int]) -> list[int]:
-    try:
-        return running.pids(name) or unknown
-    except KeyError:
-        return unknown
 
 
 def _links(running: RunningDeployment, machine: str) -> int:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from prfaas.testing.comparing import complete
 from prfaas.testing.measuring import prompt
 from prfaas.testing.ray_nodes import RayNodes
 from prfaas.testing.running import running_command, unused_engines
+from prfaas.testing.waiting import until
 
 pytestmark = [
     pytest.mark.alone,
@@ -111,12 +113,7 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _until(what: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + HANG_S
-    while not (found := what()):
-        assert time.monotonic() < give_up
-        time.sleep(0.25)
-    return found
+_until = partial(until, within_s=HANG_S)
 
 
 def _environments() -> Iterator[tuple[int, list[str], dict[str, str]]]:

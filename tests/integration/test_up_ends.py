@@ -6,8 +6,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ import pytest
 
 from prfaas.launch.run_directory import reap
 from prfaas.launch.sessions import Session, members
+from prfaas.testing.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
@@ -76,11 +77,7 @@ class Up:
         return [pid for session in self.sessions for pid in members(session)]
 
 
-def _until(condition) -> None:  # type: ignore[no-untyped-def]
-    give_up_at = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < give_up_at, "waited in vain"
-        time.sleep(0.05)
+_until = partial(until, within_s=HANG_S)
 
 
 @pytest.fixture(scope="module")

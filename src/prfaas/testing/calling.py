@@ -40,6 +40,14 @@ def shown_to(url: str) -> ssl.SSLContext | None:
     return next((shown for base, shown in _AGENTS.items() if url.startswith(base)), None)
 
 
+def metric(url: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    lines = call(f"{url}/metrics").body.decode().splitlines()
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    found = [x for x in lines if x.split("{")[0].split(" ")[0] == name]
+    return sum(float(x.rsplit(" ", 1)[1]) for x in found if all(w in x for w in wanted))
+
+
 def call(
     url: str,
     body: Mapping[str, Any] | None = None,

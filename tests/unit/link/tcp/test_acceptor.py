@@ -35,6 +35,7 @@ from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
+from prfaas.testing.waiting import until
 from prfaas.tls import authority
 from prfaas.tls.files import TlsFiles
 
@@ -404,7 +405,7 @@ def test_what_is_not_for_the_kv_link_is_given_to_others_unread(
                 assert not elsewhere.given or not secure
                 sock.sendall(piece)
                 time.sleep(0.02)
-            wait_until(lambda: elsewhere.given)
+            until(lambda: elsewhere.given)
             (given, peer), own = elsewhere.given[0], sock.getsockname()
             assert peer[:2] == own
             given.setblocking(True)
@@ -413,13 +414,6 @@ def test_what_is_not_for_the_kv_link_is_given_to_others_unread(
     finally:
         east.close()
         west.close()
-
-
-def wait_until(reached: Callable[[], object]) -> None:
-    until = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_first_message_that_does_not_end_wakes_nobody(elsewhere: Elsewhere) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from prfaas.core.errors import LinkError
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.line_share import Demand, Grant
 from prfaas.link.tcp.config import PeerConfig, Plaintext, SharedLine, TcpLinkConfig
 from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
+from prfaas.testing.waiting import until
 
 RATE = 2_000_000.0
 SENDERS = ("e1", "e2", "e3", "e4")
@@ -47,14 +45,6 @@ def senders(receiver: TcpLink) -> Iterator[dict[str, TcpLink]]:
 def granted(links: Sequence[TcpLink]) -> list[float]:
     """What each is paced to."""
     return [state.limit_bytes_per_s or 0.0 for link in links for state in link.states()]
-
-
-def until(reached: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 60.0
-    while not reached():
-        if time.monotonic() > give_up_at:
-            raise LinkError("it did not come to it")
-        threading.Event().wait(0.02)
 
 
 def push(link: TcpLink, name: str) -> None:
