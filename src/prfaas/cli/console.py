@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+
+from prfaas.core.control_characters import escaped_lines
 
 _PIPE_WIDTH = 240
 
@@ -27,6 +30,15 @@ class _ReportConsole(Console):
                 for column in table.columns:
                     column.overflow = "ellipsis" if column.no_wrap else "fold"
         super().print(*objects, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """What is shown, in pieces, none of which says anything to the terminal: engines quote what
+        clients have sent, and agents say what they like."""
+        for text, style, control in super().render(renderable, options):
+            shown = text if control else escaped_lines(text)
+            yield Segment(shown, style, control)
 
     def on_broken_pipe(self) -> None:
         """The reader (head, less) went away: `prfaas.cli.main` ends as for every other writer; the

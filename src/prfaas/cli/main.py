@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from prfaas import __version__
 from prfaas.cli.parser import VerbParser, describe_actions, sentence
+from prfaas.core.control_characters import escaped_lines
 from prfaas.core.errors import PrfaasError
 
 VERBS: dict[str, str] = {
@@ -139,7 +140,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         return int(module.run(args))
     except PrfaasError as error:
-        print(f"prfaas {args.verb}: {error}", file=sys.stderr)
+        print(f"prfaas {args.verb}: {escaped_lines(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (head, less) went away: silence the interpreter's own complaint at exit.

@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import logging.handlers
-import re
 import sys
 import time
 from contextlib import suppress
@@ -14,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from prfaas.core.control_characters import escaped
 from prfaas.core.once_a_second import OnceASecond
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -87,12 +86,8 @@ class Lines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Without the traceback, which follows in lines of its own."""
-        record.message = _CONTROLS.sub(_escaped, record.message)
+        record.message = escaped(record.message)
         return super().formatMessage(record)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
 
 
 class JsonLines(logging.Formatter):

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from prfaas.cli import console
+from prfaas.cli import console, main, schema
 from prfaas.cli.console import progress_after, report_console
+from prfaas.core.errors import CallerError
 
 PAPER = str(Path(__file__).resolve().parents[3] / "examples" / "paper.yaml")
 
@@ -87,3 +90,32 @@ def test_a_reader_that_has_enough_is_no_failure(words: list[str]) -> None:
         ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
     )
     assert (ended.returncode, "Broken" in ended.stderr) == (0, False), ended.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_that_is_shown_says_anything_to_the_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Engines quote what clients have sent; agents and gateways say what they like."""
+    evil = "\x1b]0;all is well\x07\x1b[2J\x9b31m\rno trouble"
+    table = Table("what", evil)
+    table.add_row("d1", evil)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    shows = report_console()
+    for shown in (evil, Text(evil, "bold red"), table, Group(Text(evil), "two\nlines")):
+        shows.print(shown, highlight=False, markup=False)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "\\x1b]0;all is well" in out
+    assert "two\nlines" in out
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out)
+
+
+def test_nor_does_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> int:
+        raise CallerError("a gateway says:\n\x1b[2J")
+
+    monkeypatch.setattr(schema, "run", run)
+    assert main.main(["schema"]) == 2
+    assert capsys.readouterr().err == "prfaas schema: a gateway says:\n\\x1b[2J\n"
