@@ -23,7 +23,11 @@ DIGEST_BYTES = 16
 KEY_BYTES = 16
 TOKEN_BYTES = 4
 MOST_TOKENS = 512 * 1024
-"""Of a stretch: with its digests it fits a frame of the engine's socket. None longer is kept."""
+"""Of a stretch. None longer is kept."""
+MOST_BLOCKS = 96 * 1024
+"""Of a stretch: as many, with as many tokens, fit a frame of the engine's socket (4 MiB) and, as
+news of an agent's cache, the lines that gateways read (8 MiB), who would else know nothing of that
+cache. A million tokens in blocks of 16 are 64K."""
 MOST_BLOCK_TOKENS = 1 << 16
 """Engines' blocks have some thousands at most. A size costs 16 bytes a token (`index.keys`), and
 the time that it takes to make them."""
@@ -52,6 +56,8 @@ class _Blocks(msgspec.Struct, frozen=True):
             return f"a cached prefix has blocks of at most {MOST_BLOCK_TOKENS} tokens"
         if count * size > MOST_TOKENS:
             return f"a cached prefix has at most {MOST_TOKENS} tokens"
+        if count > MOST_BLOCKS:
+            return f"a cached prefix has at most {MOST_BLOCKS} blocks"
         if any(len(digest) != DIGEST_BYTES for digest in (self.parent, *self.digests)):
             return f"names of prefixes have {DIGEST_BYTES} bytes"
         if len(set(self.digests)) != count:
@@ -146,7 +152,9 @@ def stretch(
     if block_tokens > MOST_BLOCK_TOKENS:
         return None
     first, end = from_token // block_tokens, min(to_token // block_tokens, len(names))
-    if from_token % block_tokens or first >= end or (end - first) * block_tokens > MOST_TOKENS:
+    if from_token % block_tokens or first >= end:
+        return None
+    if (end - first) * block_tokens > MOST_TOKENS or end - first > MOST_BLOCKS:
         return None
     return PromptPrefix(
         block_tokens=block_tokens,

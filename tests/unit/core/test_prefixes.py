@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from prfaas.core.cache_news import Stored
 from prfaas.core.prefixes import (
     MOST_BLOCK_TOKENS,
     Prefix,
@@ -14,6 +15,9 @@ from prfaas.core.prefixes import (
     root_digest,
     stretch,
 )
+from prfaas.engine_socket.framing import encode
+from prfaas.engine_socket.messages import DescribeTransfer
+from prfaas.gateway import agent_client
 
 TOKENS = list(range(100, 140))
 
@@ -101,6 +105,32 @@ SOUND = PromptPrefix(16, 0, bytes(16), (bytes(16),), pack_tokens(range(16)))
 def test_what_is_wrong_is_said(change: dict[str, object], fault: str) -> None:
     assert SOUND.fault() is None
     assert fault in str(msgspec.structs.replace(SOUND, **change).fault())
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 96 << 10), (4, 384 << 10), (8, 512 << 10)])
+def test_the_longest_stretch_fits_a_frame_and_a_line_of_news(size: int, most: int) -> None:
+    """Or the engine could not say it, or gateways knew nothing of what else its agent has."""
+    fits = []
+    for tokens in (most, most + size, 512 << 10):
+        digests = [number.to_bytes(16, "big") for number in range(1, tokens // size + 1)]
+        made = stretch(
+            digests, bytes(16), range(tokens), block_tokens=size,
+            from_token=0, to_token=tokens, salt=None, adapter=None,
+        )  # fmt: skip
+        if made is not None:
+            assert made.fault() is None
+            told = Prefix(size, 0, made.parent, made.digests, bytes(16 * len(digests)))
+            news = Stored("x" * 64, 1023, 1, "f" * 128, told, tokens)
+            assert len(msgspec.json.encode(news)) < agent_client._LONGEST_NEWS
+            assert encode(DescribeTransfer("x" * 64, made))
+            fits.append(tokens)
+    assert set(fits) == {most}
+
+
+def test_more_blocks_than_a_line_has_room_for_are_no_prefix() -> None:
+    digests = tuple(number.to_bytes(16, "big") for number in range(1, (96 << 10) + 2))
+    assert Prefix(1, 0, bytes(16), digests).fault() == "a cached prefix has at most 98304 blocks"
+    assert Prefix(1, 0, bytes(16), digests[1:]).fault() is None
 
 
 def test_keys_are_of_every_block_or_of_none() -> None:

@@ -52,6 +52,7 @@ CONSTANTS = {
     "cache.digest_bytes": prefixes.DIGEST_BYTES,
     "cache.key_bytes": prefixes.KEY_BYTES,
     "cache.max_tokens": prefixes.MOST_TOKENS,
+    "cache.max_blocks": prefixes.MOST_BLOCKS,
 }
 
 
