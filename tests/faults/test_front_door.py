@@ -8,7 +8,7 @@ import json
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +111,14 @@ async def test_who_says_nothing_complete_is_closed(monkeypatch: pytest.MonkeyPat
     async with mock.running() as client:
         await mock.ready()
         book = mock.gateway.access.connections
-        hostile = Hostile((await client.get("/health")).url)
-        await hostile.open(2 * len(SLOWLORIS))
-        await until(lambda: book.strangers >= 4)
-        book._stranger_s = 0.0
-        await until(lambda: book.strangers == 0)
-        for reader in hostile.readers:
-            await reader.read()
-        hostile.close()
+        with closing(Hostile((await client.get("/health")).url)) as hostile:
+            await hostile.open(2 * len(SLOWLORIS))
+            await until(lambda: book.strangers >= 4)
+            book._stranger_s = 0.0
+            await until(lambda: book.strangers == 0)
+            for reader in hostile.readers:
+                with suppress(ConnectionError):  # Some are closed before what they say is read.
+                    await reader.read()
 
 
 RAW = {
