@@ -11,10 +11,12 @@ lines are left to those who need them most.
 Where the gateway stands beside a PD cluster, that one answers as long as it is in time; others take
 what it cannot.
 
-*Overload*: where no route is in time, the request is refused at once, with the time after which one
-like it should make it; but not by a guess, while engines were not seen at work. Serving it would
-make it late and those behind it as well. In time means within the SLO, or within twice of what it
-takes on an idle deployment where that alone is longer, and always before the request's deadline.
+*Overload*: where no route is in time, a decode engine that has as many prompts to prefill as it
+should is asked whether one more would be in time behind them. If not, the request is refused at
+once, with the time after which one like it should make it; but not by a guess, while engines were
+not seen at work. Serving it would make it late and those behind it as well. In time means within
+the SLO, or within twice of what it takes on an idle deployment where that alone is longer, and
+always before the request's deadline.
 
 *Roles* (equation 8): decode gets the engines that its load needs (`decode_load`), prefill the rest
 and what time decode engines have free. An engine turns to decode as soon as answers would wait for
@@ -34,7 +36,7 @@ from prfaas.policies.auto_config import AutoConfig
 from prfaas.policies.columns import MANY
 from prfaas.policies.decode_load import DecodeLoad, slots_s
 from prfaas.policies.many_ways import ManyWays
-from prfaas.policies.route_choice import Candidate, FewWays, Ways, candidates
+from prfaas.policies.route_choice import Candidate, FewWays, Ways, behind_direct, candidates
 from prfaas.policies.views import ClusterView, RequestView
 
 _PERIOD_S = 1.0
@@ -70,32 +72,28 @@ class AutoPolicy:
         soonest = ways.soonest()
         if soonest is None:
             return None
-        limit_s = self._limit_s(request, view, soonest, ways, now)
-        weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
-        best = ways.best(limit_s, weight) if soonest.ttft_s <= limit_s else None
+        load_s, limit_s = _load_s(request, view, soonest), self._ttft_s * _MARGIN
+        behind: list[Candidate] = []
+        # No way is sooner on an idle deployment than the soonest is now.
+        if soonest.ttft_s + load_s > limit_s:
+            behind = _behind_direct(request, view)
+            idle_s = min([ways.idle_s() + load_s, *(way.idle_s for way in behind)])
+            if idle_s > limit_s:
+                limit_s = idle_s * _PATIENCE
+        limit_s = min(limit_s, request.deadline - now)
+        there_s = limit_s - load_s  # When the KV cache must be there.
+        weight = soonest.ttft_s / there_s if there_s > 0 else 0.0
+        best = ways.best(there_s, weight) if soonest.ttft_s <= there_s else None
+        if best is None:
+            best = next((way for way in behind if way.ttft_s <= limit_s), None)
         if best is None:
             engine = soonest.prefill or soonest.decode
             if view.costs.knows(engine.name) or request.deadline <= now:
-                return _refusal(soonest.ttft_s, limit_s)
+                first_s = min([soonest.ttft_s + load_s, *(way.ttft_s for way in behind)])
+                return _refusal(first_s, limit_s)
             return _decision(soonest, "none was seen at work yet")
         why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
         return _decision(best, why)
-
-    def _limit_s(
-        self, request: RequestView, view: View, soonest: Candidate, ways: Ways, now: float
-    ) -> float:
-        """Within which time the KV cache must be there, so that the first token is out in time."""
-        load_s = 0.0
-        if soonest.prefill is not None:
-            size = view.costs.kv_bytes(0, request.total_tokens)
-            load_s = view.costs.load_s(soonest.decode.name, size)
-        limit_s = self._ttft_s * _MARGIN
-        # No way is sooner on an idle deployment than the soonest is now.
-        if soonest.ttft_s + load_s > limit_s:
-            idle_s = ways.idle_s() + load_s
-            if idle_s > limit_s:
-                limit_s = idle_s * _PATIENCE
-        return min(limit_s, request.deadline - now) - load_s
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at every PD cluster's decode load; say which engines change their role."""
@@ -144,6 +142,20 @@ class AutoPolicy:
                 why = f"decode needs {at_ease} engines, has {len(decode)}"
                 yield RoleChange(emptiest.name, "prefill", why)
         self._spare_since.setdefault(cluster.name, now)
+
+
+def _load_s(request: RequestView, view: View, way: Candidate) -> float:
+    """What the decode engine takes to load the KV cache, where it is handed over."""
+    if way.prefill is None:
+        return 0.0
+    return view.costs.load_s(way.decode.name, view.costs.kv_bytes(0, request.total_tokens))
+
+
+def _behind_direct(request: RequestView, view: View) -> list[Candidate]:
+    """`behind_direct` of each PD cluster, near ones first, then by the time to first token."""
+    found = [(home, behind_direct(request, view, home)) for home in view.pd_clusters]
+    ways = [(home.far, way.ttft_s, way) for home, way in found if way is not None]
+    return [way for _, _, way in sorted(ways, key=lambda ranked: ranked[:2])]
 
 
 def _refusal(ttft_s: float, limit_s: float) -> Refusal:

@@ -8,7 +8,8 @@ MIN_SHARE = 0.15
 """Of a decode engine's time that must be free before it prefills beside its batch: with less, the
 answers that run would be slowed."""
 MAX_DIRECT = 2
-"""Prompts that one decode engine prefills at a time: they hold decode slots meanwhile."""
+"""Prompts that one decode engine prefills at a time, unless nothing else is in time: they hold
+decode slots meanwhile."""
 
 
 def free_share(engine: EngineView) -> float:

@@ -109,6 +109,17 @@ def candidates(
             )
 
 
+def behind_direct(request: RequestView, view: View, home: ClusterView) -> Candidate | None:
+    """For who has no other way in time: the decode engine of ``home``, although it prefills
+    `MAX_DIRECT` prompts already. Half of the slots that its batch leaves stay for hand-offs."""
+    engine = None if home.waiting_for_decode else decode_engine(request, (home,))
+    if engine is None:
+        return None
+    most = (engine.max_requests - engine.decoding) // 2
+    found = beside_batch(request, view, engine, most)
+    return None if found is None else _direct(engine, *found)
+
+
 def uncached_tokens(request: RequestView, engine: EngineView) -> int:
     """What ``engine`` would have to compute of the prompt: at least one token."""
     held = request.cached.get(engine.name, 0)
@@ -181,9 +192,12 @@ def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Itera
     for engine in home.decode_engines:
         found = beside_batch(request, view, engine) if engine.up else None
         if found is not None:
-            wait_s, own_s = found
-            behind_s = own_s * engine.prefills
-            yield Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, engine)
+            yield _direct(engine, *found)
+
+
+def _direct(engine: EngineView, wait_s: float, own_s: float) -> Candidate:
+    behind_s = own_s * engine.prefills
+    return Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, engine)
 
 
 def _alone(request: RequestView, view: View, decode: EngineView, slot_s: float) -> Candidate:
@@ -191,18 +205,18 @@ def _alone(request: RequestView, view: View, decode: EngineView, slot_s: float) 
     free = max(MIN_SHARE, 1 - decode.decoding / decode.max_requests)
     own_s = prefill_s(request, view, decode) / free
     wait_s = max(decode.queued_s / free, slot_s)
-    behind_s = own_s * decode.prefills
-    return Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, decode)
+    return _direct(decode, wait_s, own_s)
 
 
 def beside_batch(
-    request: RequestView, view: View, engine: EngineView
+    request: RequestView, view: View, engine: EngineView, most: int = MAX_DIRECT
 ) -> tuple[float, float] | None:
     """How long a decode engine that prefills the prompt itself, beside its batch, would be at what
-    it prefills already, and then at this; None if it has no time or no slot to spare."""
+    it prefills already, and then at this; None if it has no time or no slot to spare, or ``most``
+    prompts already."""
     if (
         free_share(engine) < MIN_SHARE
-        or engine.prefills >= MAX_DIRECT
+        or engine.prefills >= most
         or engine.running >= engine.max_requests
     ):
         return None

@@ -173,3 +173,47 @@ def test_nobody_is_refused_by_a_guess() -> None:
     for engine in view.engines:
         learned.prefill_seen(engine, 1000, 1.0)
     assert isinstance(decide(view, 1000), Refusal)
+
+
+def with_a_line_that_crawls() -> FleetState:
+    """No prefill engine of its own, two prompts on each decode engine, a line at 100 bytes/s."""
+    view = fleet()
+    view.links["east", "west"].rate.take(100.0, 0.0)
+    for name in ("p0", "p1"):
+        view.engines[name].up = False
+    for name in ("d0", "d1"):
+        view.engines[name].running = view.engines[name].assigned = 2
+        for _ in range(2):
+            view.engines[name].book(1000, 1.0, 0.0)
+    return view
+
+
+@pytest.mark.parametrize("deadline", [120.0, None])
+def test_who_would_wait_for_a_crawling_line_is_prefilled_behind_two_others(
+    deadline: float | None,
+) -> None:
+    """Whether or not there would be time for the line: that is how long an idle fleet takes."""
+    view = with_a_line_that_crawls()
+    decision = decide(view, 1000, deadline=deadline)
+    assert isinstance(decision, Decision)
+    assert (decision.route, decision.decode_engine) == (Route.DIRECT, "d0")
+
+
+def test_half_of_the_slots_of_a_decode_engine_stay_for_hand_offs() -> None:
+    view = with_a_line_that_crawls()
+    served = 0
+    while isinstance(decision := decide(view, 100, deadline=120.0), Decision):
+        engine = view.engines[decision.decode_engine]
+        engine.running, engine.assigned = engine.running + 1, engine.assigned + 1
+        engine.book(100, 0.1, 0.0)
+        served += 1
+    assert served == 2 * (10 // 2 - 2)
+
+
+def test_who_is_too_late_behind_others_is_told_when_to_ask_again() -> None:
+    view = with_a_line_that_crawls()
+    for name in ("d0", "d1"):
+        view.engines[name].book(12_000, 12.0, 0.0)
+    refusal = decide(view, 1000, deadline=120.0)
+    assert isinstance(refusal, Refusal)
+    assert 1.0 <= refusal.retry_after_s < 10.0
