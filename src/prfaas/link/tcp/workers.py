@@ -147,9 +147,8 @@ class Workers:
         if self._ready > before:
             self._level()
             # A dial connects and introduces us, and each may take so long.
-            self._spread_until = now + 2 * self._config.handshake_timeout_s
-            self._spread()
-        elif looks and self._ready and now < self._spread_until:
+            self._spread_until, looks = now + 2 * self._config.handshake_timeout_s, True
+        if looks and self._ready and now < self._spread_until:
             self._spread()
 
     def push_from(self, names: frozenset[str] | None) -> None:
