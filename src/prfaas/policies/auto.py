@@ -72,28 +72,32 @@ class AutoPolicy:
         soonest = ways.soonest()
         if soonest is None:
             return None
-        load_s, limit_s = _load_s(request, view, soonest), self._ttft_s * _MARGIN
-        behind: list[Candidate] = []
-        # No way is sooner on an idle deployment than the soonest is now.
-        if soonest.ttft_s + load_s > limit_s:
-            behind = _behind_direct(request, view)
-            idle_s = min([ways.idle_s() + load_s, *(way.idle_s for way in behind)])
-            if idle_s > limit_s:
-                limit_s = idle_s * _PATIENCE
-        limit_s = min(limit_s, request.deadline - now)
+        load_s = _load_s(request, view, soonest)
+        is_late = soonest.ttft_s + load_s > self._ttft_s * _MARGIN
+        behind = _behind_direct(request, view) if is_late else []
+        limit_s = min(self._limit_s(ways, load_s, behind, is_late), request.deadline - now)
         there_s = limit_s - load_s  # When the KV cache must be there.
         weight = soonest.ttft_s / there_s if there_s > 0 else 0.0
         best = ways.best(there_s, weight) if soonest.ttft_s <= there_s else None
         if best is None:
             best = next((way for way in behind if way.ttft_s <= limit_s), None)
-        if best is None:
-            engine = soonest.prefill or soonest.decode
-            if view.costs.knows(engine.name) or request.deadline <= now:
-                first_s = min([soonest.ttft_s + load_s, *(way.ttft_s for way in behind)])
-                return _refusal(first_s, limit_s)
-            return _decision(soonest, "none was seen at work yet")
-        why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
-        return _decision(best, why)
+        if best is not None:
+            why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
+            return _decision(best, why)
+        engine = soonest.prefill or soonest.decode
+        if view.costs.knows(engine.name) or request.deadline <= now:
+            first_s = min([soonest.ttft_s + load_s, *(way.ttft_s for way in behind)])
+            return _refusal(first_s, limit_s)
+        return _decision(soonest, "none was seen at work yet")
+
+    def _limit_s(
+        self, ways: Ways, load_s: float, behind: Sequence[Candidate], is_late: bool
+    ) -> float:
+        """Within which time the first token must be out, but for the request's deadline."""
+        limit_s = self._ttft_s * _MARGIN
+        # No way is sooner on an idle deployment than the soonest is now.
+        idle_s = min([ways.idle_s() + load_s, *(way.idle_s for way in behind)]) if is_late else 0.0
+        return idle_s * _PATIENCE if idle_s > limit_s else limit_s
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at every PD cluster's decode load; say which engines change their role."""
